@@ -1,0 +1,13 @@
+//! What AoE targets and initiators share.
+//!
+//! `wire`, `ata`, `addr`, `frame` and `time` are values without sockets, files, threads or clocks; the
+//! engines on both sides are built from them. `link` and `netlink` are the only modules here that talk
+//! to the kernel.
+
+pub mod addr;
+pub mod ata;
+pub mod frame;
+pub mod link;
+pub mod netlink;
+pub mod time;
+pub mod wire;

@@ -1,0 +1,1 @@
+//! Userspace AoE initiator: an engine without I/O, NBD front ends, and the tools built from them.

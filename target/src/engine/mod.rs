@@ -1,0 +1,3 @@
+//! The target engine.
+
+pub mod operation;

@@ -1,0 +1,2 @@
+//! `aoe-target`.
+fn main() {}
