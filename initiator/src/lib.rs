@@ -1,1 +1,2 @@
 //! Userspace AoE initiator: an engine without I/O, NBD front ends, and the tools built from them.
+pub mod nbd;

@@ -1,1 +1,4 @@
-//! Test support.
+//! What the tests share: hosts made of network namespaces, and disk images.
+
+pub mod image;
+pub mod net;

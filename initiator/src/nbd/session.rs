@@ -1,0 +1,1518 @@
+//! One connection from its first byte to its last: what the peer sent becomes requests, what the engine finished
+//! becomes replies.
+//!
+//! A request counts as held from its header until its reply is sent. Its data count from its header until the engine
+//! is done with a write, or until the reply to a read is sent. Both counts are bounded; at the bound nothing more is
+//! read, so a client that does not take its replies stops itself.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use super::buffers::{BufferPool, Inbox};
+use super::export::{ExportInfo, MAX_PAYLOAD, Refusal};
+use super::negotiation::{MAX_OPTION_BYTES, Negotiation, Next};
+use super::protocol::{
+    ChunkFlags, ChunkHeader, ChunkKind, CommandFlags, CommandKind, NbdErrno, OptionHeader, RequestHeader, SimpleReply,
+};
+
+/// Requests a session holds at most.
+pub const MAX_REQUESTS: usize = 256;
+/// Bytes of data a session holds at most; a single request may always be held.
+pub const MAX_HELD_BYTES: usize = 64 << 20;
+/// Slices that [`Session::output_slices`] shows at most.
+pub const MAX_OUTPUT_SLICES: usize = 64;
+
+/// A request for the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// To be given back in [`Session::complete`].
+    pub id: RequestId,
+    /// The client's own name for the request; two requests in flight may have the same.
+    pub cookie: u64,
+    /// What to do.
+    pub command: Command,
+}
+
+/// Names a request in flight; unique in its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId {
+    slot: u32,
+    serial: u32,
+}
+
+/// What a request asks for. Ranges are inside the export, not empty, and multiples of its smallest block size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Complete with `length` bytes from `offset`.
+    Read {
+        /// First byte.
+        offset: u64,
+        /// Bytes to read, at most the export's `block_max`.
+        length: u32,
+    },
+    /// Store the data.
+    Write {
+        /// First byte.
+        offset: u64,
+        /// At most the export's `block_max`. Hand the buffer back in [`Session::complete`] or [`Session::recycle`].
+        data: Vec<u8>,
+        /// Durable before it is complete.
+        fua: bool,
+    },
+    /// Make durable all writes of the export that are complete, on any of its connections.
+    Flush,
+    /// The range is no longer needed.
+    Trim {
+        /// First byte.
+        offset: u64,
+        /// Bytes; not bounded by `block_max`.
+        length: u32,
+        /// Durable before it is complete.
+        fua: bool,
+    },
+    /// The range shall read as zeroes.
+    WriteZeroes {
+        /// First byte.
+        offset: u64,
+        /// Bytes; not bounded by `block_max`.
+        length: u32,
+        /// Durable before it is complete.
+        fua: bool,
+        /// Store zeroes; do not discard.
+        no_hole: bool,
+    },
+}
+
+/// Why a session takes no more input, in words for the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClosedReason {
+    /// `NBD_CMD_DISC`.
+    #[error("the client disconnected")]
+    Disconnected,
+    /// `NBD_OPT_ABORT`.
+    #[error("the client ended the negotiation")]
+    Aborted,
+    /// End of the stream between two messages.
+    #[error("the client closed the connection without saying goodbye")]
+    EndOfInput,
+    /// End of the stream inside a message.
+    #[error("the client closed the connection in the middle of a message; nothing of that message was carried out")]
+    Truncated,
+    /// [`Session::shut_down`].
+    #[error("this side shut the connection down")]
+    ShutDown,
+    /// `NBD_OPT_EXPORT_NAME` with another name; this option cannot be answered with an error.
+    #[error("the client asked for export {0:?}, which is not served here: give it the right name, or none")]
+    UnknownExport(String),
+    /// Flags in the client's first message that the greeting did not offer.
+    #[error("the client sent unknown handshake flags {0:#x}: is it an NBD client?")]
+    UnknownClientFlags(u32),
+    /// Several options without the flag that allows them.
+    #[error("the client sent an option without having agreed to fixed newstyle negotiation: update the client")]
+    NotFixedNewstyle,
+    /// An option without the right magic number.
+    #[error("the client sent bytes that are not an NBD option: is it an NBD client?")]
+    BadOptionMagic,
+    /// More than [`super::MAX_OPTIONS`].
+    #[error("the client sent too many options without starting")]
+    TooManyOptions,
+    /// An option too long even to be thrown away.
+    #[error("the client sent an option of {0} bytes: is it an NBD client?")]
+    OversizeOption(u32),
+    /// A request without the right magic number.
+    #[error("the client sent bytes that are not an NBD request: its stream is out of step, reconnect it")]
+    BadRequestMagic,
+    /// A write longer than [`MAX_PAYLOAD`].
+    #[error("the client sent a write of {0} bytes, far above the largest block size: set its maximum request size")]
+    OversizeWrite(u32),
+}
+
+/// Which bytes come next from the peer.
+#[derive(Debug)]
+enum State {
+    ClientFlags,
+    Option,
+    /// Throwing away the data of an option.
+    SkippingOption {
+        option: u32,
+        left: u32,
+    },
+    Request,
+    /// Taking the data of a write.
+    Filling {
+        header: RequestHeader,
+        data: Vec<u8>,
+        filled: usize,
+    },
+    /// Throwing away the data of a write that does not reach the engine.
+    SkippingWrite {
+        cookie: u64,
+        result: Result<(), Refusal>,
+        left: u32,
+    },
+    /// None: the session ends when all replies are sent.
+    Closing,
+    /// None: the peer broke the protocol and gets no more replies either.
+    Broken,
+}
+
+/// What one step of the parser came to.
+enum Step {
+    Continue,
+    /// More input, or room, is needed first.
+    Wait,
+    Request(Request),
+}
+
+/// What a reply says.
+#[derive(Debug)]
+enum Outcome {
+    Done,
+    Data { offset: u64, data: Vec<u8> },
+    Failed(Refusal),
+}
+
+impl From<Result<(), Refusal>> for Outcome {
+    fn from(result: Result<(), Refusal>) -> Self {
+        result.map_or_else(Self::Failed, |()| Self::Done)
+    }
+}
+
+/// A request the engine has.
+#[derive(Debug, Clone, Copy)]
+struct InFlight {
+    serial: u32,
+    cookie: u64,
+    /// Offset and length of a read.
+    read: Option<(u64, u32)>,
+    held_bytes: usize,
+}
+
+/// A message on its way to the peer: a head in place and a body that is not copied.
+struct Outgoing {
+    head: [u8; 32],
+    head_length: usize,
+    body: Body,
+    /// What is released when the message is sent.
+    held_requests: usize,
+    held_bytes: usize,
+}
+
+enum Body {
+    Data(Vec<u8>),
+    Text(&'static str),
+}
+
+impl Outgoing {
+    fn new(parts: &[&[u8]], body: Body) -> Self {
+        let mut message = Self { head: [0; 32], head_length: 0, body, held_requests: 0, held_bytes: 0 };
+        for part in parts {
+            message.head[message.head_length..][..part.len()].copy_from_slice(part);
+            message.head_length += part.len();
+        }
+        message
+    }
+
+    fn slices(&self) -> [&[u8]; 2] {
+        let body = match &self.body {
+            Body::Data(data) => data.as_slice(),
+            Body::Text(text) => text.as_bytes(),
+        };
+        [&self.head[..self.head_length], body]
+    }
+
+    fn len(&self) -> usize {
+        self.slices().iter().map(|slice| slice.len()).sum()
+    }
+}
+
+/// The server side of one connection; see the [module](super) for how to drive it.
+pub struct Session {
+    export: ExportInfo,
+    negotiation: Negotiation,
+    state: State,
+    inbox: Inbox,
+    input_ended: bool,
+    in_flight: Vec<Option<InFlight>>,
+    free_slots: Vec<u32>,
+    next_serial: u32,
+    held_requests: usize,
+    held_bytes: usize,
+    outbox: VecDeque<Outgoing>,
+    /// Bytes of the first message in the outbox that are sent already.
+    sent: usize,
+    pool: BufferPool,
+    closed_reason: Option<ClosedReason>,
+}
+
+impl Session {
+    /// A connection that begins with the handshake.
+    pub fn negotiating(export: ExportInfo) -> Self {
+        let mut session = Self::new(export, State::ClientFlags);
+        session.outbox.push_back(Outgoing::new(&[], Body::Data(Negotiation::greeting())));
+        session
+    }
+
+    /// A connection whose ends know all about the export already. Replies are simple ones.
+    pub fn transmitting(export: ExportInfo) -> Self {
+        Self::new(export, State::Request)
+    }
+
+    fn new(export: ExportInfo, state: State) -> Self {
+        export.assert_valid();
+        Self {
+            export,
+            negotiation: Negotiation::default(),
+            state,
+            inbox: Inbox::new(),
+            input_ended: false,
+            in_flight: vec![None; MAX_REQUESTS],
+            free_slots: (0..MAX_REQUESTS as u32).rev().collect(),
+            next_serial: 0,
+            held_requests: 0,
+            held_bytes: 0,
+            outbox: VecDeque::with_capacity(MAX_REQUESTS),
+            sent: 0,
+            pool: BufferPool::default(),
+            closed_reason: None,
+        }
+    }
+
+    /// Whether to read from the peer. While this is so, [`Self::input_space`] is not empty.
+    pub fn wants_input(&self) -> bool {
+        if self.input_ended {
+            return false;
+        }
+        match &self.state {
+            State::Closing | State::Broken => false,
+            State::Filling { data, filled, .. } => *filled < data.len(),
+            State::Request => {
+                let waiting = self.inbox.peek().and_then(RequestHeader::parse);
+                let bytes = waiting.map_or(0, |header| self.held_for(&header));
+                !self.inbox.is_full() && self.held_bytes < MAX_HELD_BYTES && self.has_room_for(bytes)
+            }
+            State::ClientFlags | State::Option | State::SkippingOption { .. } | State::SkippingWrite { .. } => {
+                !self.inbox.is_full()
+            }
+        }
+    }
+
+    /// Where the next bytes of the peer belong. Valid until any other call.
+    pub fn input_space(&mut self) -> &mut [u8] {
+        match &mut self.state {
+            State::Filling { data, filled, .. } => &mut data[*filled..],
+            _ => self.inbox.space(),
+        }
+    }
+
+    /// The first `count` bytes of [`Self::input_space`] are filled.
+    pub fn input_filled(&mut self, count: usize) {
+        match &mut self.state {
+            State::Filling { data, filled, .. } => {
+                assert!(count <= data.len() - *filled, "more bytes than there was space for");
+                *filled += count;
+            }
+            _ => self.inbox.filled(count),
+        }
+    }
+
+    /// The peer sends no more. What it sent before is still carried out and answered.
+    pub fn input_ended(&mut self) {
+        self.input_ended = true;
+    }
+
+    /// Takes no more requests; those in flight are still answered.
+    pub fn shut_down(&mut self) {
+        self.close(ClosedReason::ShutDown);
+    }
+
+    /// The next request for the engine. To be called until `None` after every call of another method.
+    pub fn poll_request(&mut self) -> Option<Request> {
+        loop {
+            match self.step() {
+                Step::Continue => {}
+                Step::Wait => return None,
+                Step::Request(request) => return Some(request),
+            }
+        }
+    }
+
+    /// The engine is done with a request. Reads succeed with exactly their data; for all else the buffer is only
+    /// recycled, so a write can hand its data back (`Vec::new()` is fine as well).
+    ///
+    /// Panics if the request is not in flight or the data of a read have the wrong length.
+    pub fn complete(&mut self, id: RequestId, result: Result<Vec<u8>, NbdErrno>) {
+        let entry = self.in_flight[id.slot as usize].take_if(|entry| entry.serial == id.serial);
+        let entry = entry.expect("only a request in flight can be completed");
+        self.free_slots.push(id.slot);
+        let outcome = match (entry.read, result) {
+            (Some((offset, length)), Ok(data)) => {
+                assert!(data.len() == length as usize, "a read of {length} bytes got {}", data.len());
+                Outcome::Data { offset, data }
+            }
+            (None, Ok(buffer)) => {
+                self.pool.put(buffer);
+                Outcome::Done
+            }
+            (_, Err(errno)) => Outcome::Failed(Refusal { errno, text: errno.text() }),
+        };
+        self.reply(entry.cookie, outcome, entry.held_bytes);
+    }
+
+    /// A buffer of `length` bytes for read data. It may hold leftovers of this session: fill it whole.
+    pub fn buffer(&mut self, length: usize) -> Vec<u8> {
+        self.pool.take(length)
+    }
+
+    /// Takes a buffer that is no longer needed.
+    pub fn recycle(&mut self, buffer: Vec<u8>) {
+        self.pool.put(buffer);
+    }
+
+    /// Shows what is to be sent next, without copying it; returns how many slices were set. At most
+    /// [`MAX_OUTPUT_SLICES`] are.
+    pub fn output_slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut count = 0;
+        let places = slices.iter_mut().take(MAX_OUTPUT_SLICES);
+        for (place, bytes) in places.zip(self.output()) {
+            *place = IoSlice::new(bytes);
+            count += 1;
+        }
+        count
+    }
+
+    /// Whether there is anything to send.
+    pub fn has_output(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// The first `count` bytes of the output are sent.
+    pub fn output_sent(&mut self, count: usize) {
+        self.sent += count;
+        while let Some(first) = self.outbox.front()
+            && self.sent >= first.len()
+        {
+            self.sent -= first.len();
+            let message = self.outbox.pop_front().expect("the outbox has a first message");
+            self.held_requests -= message.held_requests;
+            self.held_bytes -= message.held_bytes;
+            if let Body::Data(data) = message.body {
+                self.pool.put(data);
+            }
+        }
+        assert!(self.sent == 0 || !self.outbox.is_empty(), "more bytes sent than there were");
+    }
+
+    /// Whether the transmission phase has not begun.
+    pub fn is_negotiating(&self) -> bool {
+        matches!(self.state, State::ClientFlags | State::Option | State::SkippingOption { .. })
+    }
+
+    /// Requests that [`Self::complete`] is still expected for.
+    pub fn in_flight(&self) -> usize {
+        MAX_REQUESTS - self.free_slots.len()
+    }
+
+    /// Whether no more requests will come. Those in flight are still to be completed and their replies to be sent,
+    /// unless [`Self::is_closed`].
+    pub fn closing(&self) -> bool {
+        matches!(self.state, State::Closing | State::Broken)
+    }
+
+    /// Whether the connection is to be dropped: the peer broke the protocol, or the last reply is sent. Requests may
+    /// still be in flight in the first case; completing them then is allowed, and without effect.
+    pub fn is_closed(&self) -> bool {
+        match self.state {
+            State::Closing => self.held_requests == 0 && self.outbox.is_empty(),
+            State::Broken => true,
+            _ => false,
+        }
+    }
+
+    /// Why the session is [`Self::closing`].
+    pub fn closed_reason(&self) -> Option<&ClosedReason> {
+        self.closed_reason.as_ref()
+    }
+
+    fn output(&self) -> impl Iterator<Item = &[u8]> {
+        let mut skip = self.sent;
+        self.outbox.iter().flat_map(Outgoing::slices).filter_map(move |slice| {
+            let skipped = skip.min(slice.len());
+            skip -= skipped;
+            Some(&slice[skipped..]).filter(|rest| !rest.is_empty())
+        })
+    }
+
+    /// Consumes one message, or one piece of it.
+    fn step(&mut self) -> Step {
+        match &mut self.state {
+            State::ClientFlags => self.step_client_flags(),
+            State::Option => self.step_option(),
+            State::SkippingOption { option, left } => {
+                let option = *option;
+                if skip(&mut self.inbox, left) {
+                    let mut answer = Vec::new();
+                    self.negotiation.refuse_oversize(option, &mut answer);
+                    self.outbox.push_back(Outgoing::new(&[], Body::Data(answer)));
+                    self.state = State::Option;
+                    return Step::Continue;
+                }
+                self.wait_for_input()
+            }
+            State::Request => self.step_request(),
+            State::Filling { header, data, filled } => {
+                let count = self.inbox.bytes().len().min(data.len() - *filled);
+                data[*filled..][..count].copy_from_slice(&self.inbox.bytes()[..count]);
+                self.inbox.consume(count);
+                *filled += count;
+                if *filled < data.len() {
+                    return self.wait_for_input();
+                }
+                let (header, data) = (*header, std::mem::take(data));
+                self.state = State::Request;
+                let fua = header.flags & CommandFlags::FUA.bits() != 0;
+                let command = Command::Write { offset: header.offset, data, fua };
+                Step::Request(self.launch(&header, command))
+            }
+            State::SkippingWrite { cookie, result, left } => {
+                let (cookie, result) = (*cookie, *result);
+                if !skip(&mut self.inbox, left) {
+                    return self.wait_for_input();
+                }
+                self.state = State::Request;
+                self.reply(cookie, result.into(), 0);
+                Step::Continue
+            }
+            State::Closing | State::Broken => Step::Wait,
+        }
+    }
+
+    fn step_client_flags(&mut self) -> Step {
+        let Some(&flags) = self.inbox.peek() else { return self.wait_for_input() };
+        self.inbox.consume(flags.len());
+        match self.negotiation.client_flags(u32::from_be_bytes(flags)) {
+            Ok(()) => self.state = State::Option,
+            Err(reason) => self.break_off(reason),
+        }
+        Step::Continue
+    }
+
+    fn step_option(&mut self) -> Step {
+        // One answer at a time: a client that asks and does not listen costs no more memory than one that listens.
+        if self.has_output() {
+            return Step::Wait;
+        }
+        let Some(bytes) = self.inbox.peek() else { return self.wait_for_input() };
+        let Some(header) = OptionHeader::parse(bytes) else {
+            self.break_off(ClosedReason::BadOptionMagic);
+            return Step::Continue;
+        };
+        let length = header.length as usize;
+        let oversize = header.length > MAX_OPTION_BYTES;
+        if !oversize && self.inbox.bytes().len() < OptionHeader::LEN + length {
+            return self.wait_for_input();
+        }
+        self.inbox.consume(OptionHeader::LEN);
+        if let Err(reason) = self.negotiation.admit(&header) {
+            self.break_off(reason);
+            return Step::Continue;
+        }
+        if header.length > MAX_PAYLOAD {
+            self.break_off(ClosedReason::OversizeOption(header.length));
+            return Step::Continue;
+        }
+        if oversize {
+            self.state = State::SkippingOption { option: header.option, left: header.length };
+            return Step::Continue;
+        }
+        let mut answer = Vec::new();
+        let next = self.negotiation.option(&self.export, header.option, &self.inbox.bytes()[..length], &mut answer);
+        self.inbox.consume(length);
+        if !answer.is_empty() {
+            self.outbox.push_back(Outgoing::new(&[], Body::Data(answer)));
+        }
+        match next {
+            Next::Option => {}
+            Next::Transmission => self.state = State::Request,
+            Next::End(reason) => self.close(reason),
+        }
+        Step::Continue
+    }
+
+    fn step_request(&mut self) -> Step {
+        let Some(bytes) = self.inbox.peek() else { return self.wait_for_input() };
+        let Some(header) = RequestHeader::parse(bytes) else {
+            self.break_off(ClosedReason::BadRequestMagic);
+            return Step::Continue;
+        };
+        let kind = CommandKind::from_wire(header.kind);
+        if kind == Some(CommandKind::Disconnect) {
+            self.close(ClosedReason::Disconnected);
+            return Step::Continue;
+        }
+        let is_write = kind == Some(CommandKind::Write);
+        if is_write && header.length > MAX_PAYLOAD {
+            self.break_off(ClosedReason::OversizeWrite(header.length));
+            return Step::Continue;
+        }
+        if !self.has_room_for(self.held_for(&header)) {
+            return Step::Wait;
+        }
+        self.inbox.consume(RequestHeader::LEN);
+        self.held_requests += 1;
+
+        let result = self.export.check(kind, &header, self.negotiation.structured_replies());
+        // An empty range is fine, and there is nothing to do about it.
+        let empty = header.length == 0 && kind != Some(CommandKind::Flush);
+        if result.is_err() || empty {
+            if is_write {
+                self.state = State::SkippingWrite { cookie: header.cookie, result, left: header.length };
+            } else {
+                self.reply(header.cookie, result.into(), 0);
+            }
+            return Step::Continue;
+        }
+
+        self.held_bytes += self.held_for(&header);
+        let RequestHeader { offset, length, .. } = header;
+        let flags = CommandFlags::from_bits_truncate(header.flags);
+        let fua = flags.contains(CommandFlags::FUA);
+        let no_hole = flags.contains(CommandFlags::NO_HOLE);
+        let command = match kind.expect("the export refuses unknown commands") {
+            CommandKind::Read => Command::Read { offset, length },
+            CommandKind::Flush => Command::Flush,
+            CommandKind::Trim => Command::Trim { offset, length, fua },
+            CommandKind::WriteZeroes => Command::WriteZeroes { offset, length, fua, no_hole },
+            CommandKind::Write => {
+                let data = self.pool.take(length as usize);
+                self.state = State::Filling { header, data, filled: 0 };
+                return Step::Continue;
+            }
+            CommandKind::Disconnect => unreachable!("a disconnect was handled above"),
+        };
+        Step::Request(self.launch(&header, command))
+    }
+
+    /// Puts a request in flight whose holdings are counted already.
+    fn launch(&mut self, header: &RequestHeader, command: Command) -> Request {
+        let slot = self.free_slots.pop().expect("there are as many slots as requests may be held");
+        let serial = self.next_serial;
+        self.next_serial = self.next_serial.wrapping_add(1);
+        let read = matches!(command, Command::Read { .. }).then_some((header.offset, header.length));
+        let cookie = header.cookie;
+        self.in_flight[slot as usize] = Some(InFlight { serial, cookie, read, held_bytes: self.held_for(header) });
+        Request { id: RequestId { slot, serial }, cookie, command }
+    }
+
+    /// Bytes of data that a request makes the session hold.
+    fn held_for(&self, header: &RequestHeader) -> usize {
+        match CommandKind::from_wire(header.kind) {
+            Some(CommandKind::Read | CommandKind::Write) => header.length.min(self.export.block_max) as usize,
+            _ => 0,
+        }
+    }
+
+    fn has_room_for(&self, bytes: usize) -> bool {
+        self.held_requests == 0
+            || (self.held_requests < MAX_REQUESTS && self.held_bytes.saturating_add(bytes) <= MAX_HELD_BYTES)
+    }
+
+    /// Queues the reply to a held request that holds `held_bytes`.
+    fn reply(&mut self, cookie: u64, outcome: Outcome, held_bytes: usize) {
+        if matches!(self.state, State::Broken) {
+            self.held_requests -= 1;
+            self.held_bytes -= held_bytes;
+            return;
+        }
+        let mut message = if self.negotiation.structured_replies() {
+            structured_reply(cookie, outcome)
+        } else {
+            simple_reply(cookie, outcome)
+        };
+        message.held_requests = 1;
+        match message.body {
+            Body::Data(_) => message.held_bytes = held_bytes,
+            Body::Text(_) => self.held_bytes -= held_bytes,
+        }
+        self.outbox.push_back(message);
+    }
+
+    /// Nothing more can be parsed. At the end of the input that is the end of the session.
+    fn wait_for_input(&mut self) -> Step {
+        if !self.input_ended {
+            return Step::Wait;
+        }
+        let between_messages = matches!(self.state, State::ClientFlags | State::Option | State::Request);
+        let clean = between_messages && self.inbox.is_empty();
+        self.close(if clean { ClosedReason::EndOfInput } else { ClosedReason::Truncated });
+        Step::Continue
+    }
+
+    /// Takes no more input, but sends all replies.
+    fn close(&mut self, reason: ClosedReason) {
+        if self.closing() {
+            return;
+        }
+        match std::mem::replace(&mut self.state, State::Closing) {
+            State::Filling { header, data, .. } => {
+                self.held_requests -= 1;
+                self.held_bytes -= self.held_for(&header);
+                self.pool.put(data);
+            }
+            State::SkippingWrite { .. } => self.held_requests -= 1,
+            _ => {}
+        }
+        self.closed_reason = Some(reason);
+    }
+
+    /// Has nothing more to do with a peer that does not speak the protocol.
+    fn break_off(&mut self, reason: ClosedReason) {
+        self.close(reason);
+        self.state = State::Broken;
+        for message in self.outbox.drain(..) {
+            self.held_requests -= message.held_requests;
+            self.held_bytes -= message.held_bytes;
+        }
+        self.sent = 0;
+    }
+
+    /// Memory held for data, in bytes, except what the engine has.
+    #[cfg(test)]
+    fn memory(&self) -> usize {
+        let filling = match &self.state {
+            State::Filling { data, .. } => data.capacity(),
+            _ => 0,
+        };
+        let sending = self.outbox.iter().map(|message| match &message.body {
+            Body::Data(data) => data.capacity(),
+            Body::Text(_) => 0,
+        });
+        filling + sending.sum::<usize>() + self.pool.bytes()
+    }
+}
+
+/// Throws away up to `left` bytes; true when none are left to throw away.
+fn skip(inbox: &mut Inbox, left: &mut u32) -> bool {
+    let count = inbox.bytes().len().min(*left as usize);
+    inbox.consume(count);
+    *left -= count as u32;
+    *left == 0
+}
+
+fn simple_reply(cookie: u64, outcome: Outcome) -> Outgoing {
+    let (error, body) = match outcome {
+        Outcome::Done => (None, Body::Text("")),
+        Outcome::Data { data, .. } => (None, Body::Data(data)),
+        Outcome::Failed(refusal) => (Some(refusal.errno), Body::Text("")),
+    };
+    Outgoing::new(&[&SimpleReply { error, cookie }.to_bytes()], body)
+}
+
+/// Every reply is one chunk: it keeps the promise of the DF flag, and needs no second header.
+fn structured_reply(cookie: u64, outcome: Outcome) -> Outgoing {
+    let header =
+        |kind, payload: usize| ChunkHeader { flags: ChunkFlags::DONE, kind, cookie, length: payload as u32 }.to_bytes();
+    match outcome {
+        Outcome::Done => Outgoing::new(&[&header(ChunkKind::None, 0)], Body::Text("")),
+        Outcome::Data { offset, data } => {
+            let header = header(ChunkKind::OffsetData, size_of::<u64>() + data.len());
+            Outgoing::new(&[&header, &offset.to_be_bytes()], Body::Data(data))
+        }
+        Outcome::Failed(Refusal { errno, text }) => {
+            let header = header(ChunkKind::Error, size_of::<u32>() + size_of::<u16>() + text.len());
+            let length = text.len() as u16;
+            Outgoing::new(&[&header, &errno.to_wire().to_be_bytes(), &length.to_be_bytes()], Body::Text(text))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::buffers::INBOX_BYTES;
+    use super::super::export::tests::export;
+    use super::super::protocol::TransmissionFlags;
+    use super::*;
+
+    const KIB: u32 = 1 << 10;
+    const FUA: u16 = 1;
+
+    fn header(kind: u16, flags: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
+        RequestHeader { flags, kind, cookie, offset, length }.to_bytes().to_vec()
+    }
+
+    fn read(cookie: u64, offset: u64, length: u32) -> Vec<u8> {
+        header(0, 0, cookie, offset, length)
+    }
+
+    fn write(cookie: u64, offset: u64, data: &[u8]) -> Vec<u8> {
+        [header(1, 0, cookie, offset, data.len() as u32).as_slice(), data].concat()
+    }
+
+    fn flush(cookie: u64) -> Vec<u8> {
+        header(3, 0, cookie, 0, 0)
+    }
+
+    fn disconnect() -> Vec<u8> {
+        header(2, 0, 0, 0, 0)
+    }
+
+    fn simple(errno: u32, cookie: u64, data: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0x67, 0x44, 0x66, 0x98];
+        bytes.extend_from_slice(&errno.to_be_bytes());
+        bytes.extend_from_slice(&cookie.to_be_bytes());
+        bytes.extend_from_slice(data);
+        bytes
+    }
+
+    fn chunk(kind: u16, cookie: u64, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0x66, 0x8e, 0x33, 0xef, 0, 1];
+        bytes.extend_from_slice(&kind.to_be_bytes());
+        bytes.extend_from_slice(&cookie.to_be_bytes());
+        bytes.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    fn error_chunk(errno: u32, cookie: u64, text: &str) -> Vec<u8> {
+        let length = (text.len() as u16).to_be_bytes();
+        chunk(0x8001, cookie, &[&errno.to_be_bytes(), length.as_slice(), text.as_bytes()].concat())
+    }
+
+    /// Client flags, structured replies, GO; what the server answers is in [`handshake_answer`].
+    fn handshake(structured: bool) -> Vec<u8> {
+        let mut bytes = b"\0\0\0\x03".to_vec();
+        if structured {
+            bytes.extend_from_slice(b"IHAVEOPT\0\0\0\x08\0\0\0\0");
+        }
+        bytes.extend_from_slice(b"IHAVEOPT\0\0\0\x07\0\0\0\x06\0\0\0\0\0\0");
+        bytes
+    }
+
+    fn handshake_answer(structured: bool) -> Vec<u8> {
+        let mut bytes = b"NBDMAGICIHAVEOPT\0\x03".to_vec();
+        if structured {
+            bytes.extend_from_slice(b"\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x08\0\0\0\x01\0\0\0\0");
+        }
+        bytes.extend_from_slice(b"\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x07\0\0\0\x03\0\0\0\x0c");
+        bytes.extend_from_slice(b"\0\0\0\0\0\0\0\x10\0\0");
+        bytes.extend_from_slice(if structured { b"\x01\xed" } else { b"\x01\x6d" });
+        bytes.extend_from_slice(b"\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x07\0\0\0\x01\0\0\0\0");
+        bytes
+    }
+
+    /// Puts bytes in, as many as are wanted, `cut` at a time, and passes on what is requested; returns how many bytes
+    /// were taken.
+    fn feed(
+        session: &mut Session,
+        bytes: &[u8],
+        mut cut: impl FnMut() -> usize,
+        mut engine: impl FnMut(&mut Session, Request),
+    ) -> usize {
+        let mut taken = 0;
+        loop {
+            while let Some(request) = session.poll_request() {
+                engine(session, request);
+            }
+            if taken == bytes.len() || !session.wants_input() {
+                return taken;
+            }
+            let space = session.input_space();
+            assert!(!space.is_empty());
+            let count = space.len().min(bytes.len() - taken).min(cut());
+            space[..count].copy_from_slice(&bytes[taken..][..count]);
+            session.input_filled(count);
+            taken += count;
+        }
+    }
+
+    fn feed_all(session: &mut Session, bytes: &[u8]) -> Vec<Request> {
+        let mut requests = Vec::new();
+        let taken = feed(session, bytes, || usize::MAX, |_, request| requests.push(request));
+        assert_eq!(taken, bytes.len());
+        requests
+    }
+
+    /// Takes all output, `cut` bytes at a time.
+    fn drain(session: &mut Session, mut cut: impl FnMut() -> usize) -> Vec<u8> {
+        let mut sent = Vec::new();
+        while session.has_output() {
+            let mut slices = [IoSlice::new(&[]); MAX_OUTPUT_SLICES];
+            let count = session.output_slices(&mut slices);
+            assert!(count > 0);
+            let bytes: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();
+            let length = bytes.len().min(cut());
+            sent.extend_from_slice(&bytes[..length]);
+            session.output_sent(length);
+        }
+        sent
+    }
+
+    fn sent(session: &mut Session) -> Vec<u8> {
+        drain(session, || usize::MAX)
+    }
+
+    /// A session past the handshake with structured replies, its output drained.
+    fn structured_session() -> Session {
+        let mut session = Session::negotiating(export());
+        let mut disk = Disk::new();
+        let answer = converse(&mut session, &mut disk, &handshake(true), || usize::MAX);
+        assert_eq!(answer, handshake_answer(true));
+        session
+    }
+
+    /// An engine that carries out every request at once.
+    struct Disk(Vec<u8>);
+
+    impl Disk {
+        fn new() -> Self {
+            Self((0..1 << 20).map(|at: u32| (at / 512) as u8).collect())
+        }
+
+        fn carry_out(&mut self, session: &mut Session, request: Request) {
+            let range = |offset: u64, length: u32| offset as usize..offset as usize + length as usize;
+            let result = match request.command {
+                Command::Read { offset, length } => {
+                    let mut data = session.buffer(length as usize);
+                    data.copy_from_slice(&self.0[range(offset, length)]);
+                    data
+                }
+                Command::Write { offset, data, .. } => {
+                    self.0[range(offset, data.len() as u32)].copy_from_slice(&data);
+                    data
+                }
+                Command::WriteZeroes { offset, length, .. } | Command::Trim { offset, length, .. } => {
+                    self.0[range(offset, length)].fill(0);
+                    Vec::new()
+                }
+                Command::Flush => Vec::new(),
+            };
+            session.complete(request.id, Ok(result));
+        }
+    }
+
+    /// A whole conversation with a client that takes every answer, all transfers cut into pieces by `cut`.
+    fn converse(session: &mut Session, disk: &mut Disk, input: &[u8], mut cut: impl FnMut() -> usize) -> Vec<u8> {
+        let mut output = Vec::new();
+        let mut left = input;
+        loop {
+            let taken = feed(session, left, &mut cut, |session, request| disk.carry_out(session, request));
+            left = &left[taken..];
+            let progress = taken > 0 || session.has_output();
+            output.extend(drain(session, &mut cut));
+            if !progress {
+                return output;
+            }
+        }
+    }
+
+    #[test]
+    fn handshake_then_requests_in_one_go() {
+        for structured in [false, true] {
+            let mut session = Session::negotiating(export());
+            assert!(session.is_negotiating());
+            let input = [handshake(structured), read(9, 512, 512), disconnect()].concat();
+            let output = converse(&mut session, &mut Disk::new(), &input, || usize::MAX);
+            let reply = if structured {
+                chunk(1, 9, &[512u64.to_be_bytes().as_slice(), &[1; 512]].concat())
+            } else {
+                simple(0, 9, &[1; 512])
+            };
+            assert_eq!(output, [handshake_answer(structured), reply].concat());
+            assert!(session.is_closed());
+            assert_eq!(session.closed_reason(), Some(&ClosedReason::Disconnected));
+        }
+    }
+
+    #[test]
+    fn one_option_is_answered_at_a_time() {
+        let mut session = Session::negotiating(export());
+        feed_all(&mut session, &handshake(false));
+        assert!(session.is_negotiating(), "the greeting is not sent yet");
+        assert_eq!(sent(&mut session), b"NBDMAGICIHAVEOPT\0\x03");
+        assert_eq!(session.poll_request(), None);
+        assert!(!session.is_negotiating());
+        assert_eq!(sent(&mut session), handshake_answer(false)[18..]);
+    }
+
+    #[test]
+    fn abort_is_answered_before_the_end() {
+        let mut session = Session::negotiating(export());
+        sent(&mut session);
+        feed_all(&mut session, b"\0\0\0\x01IHAVEOPT\0\0\0\x02\0\0\0\0");
+        assert!(session.closing() && !session.is_closed());
+        assert_eq!(sent(&mut session), b"\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x02\0\0\0\x01\0\0\0\0");
+        assert!(session.is_closed());
+        assert_eq!(session.closed_reason(), Some(&ClosedReason::Aborted));
+    }
+
+    #[test]
+    fn export_name_starts_with_simple_replies() {
+        let mut session = Session::negotiating(export());
+        let input = [b"\0\0\0\0IHAVEOPT\0\0\0\x01\0\0\0\x04e0.1".as_slice(), &flush(5)].concat();
+        let output = converse(&mut session, &mut Disk::new(), &input, || usize::MAX);
+        let mut expected = b"NBDMAGICIHAVEOPT\0\x03\0\0\0\0\0\x10\0\0\x01\x6d".to_vec();
+        expected.extend_from_slice(&[0; 124]);
+        expected.extend_from_slice(&simple(0, 5, b""));
+        assert_eq!(output, expected);
+    }
+
+    #[test]
+    fn an_oversize_option_is_skipped_and_refused() {
+        let mut session = Session::negotiating(export());
+        let length = 3 * INBOX_BYTES as u32;
+        let mut input = b"\0\0\0\x03IHAVEOPT\0\0\0\x07".to_vec();
+        input.extend_from_slice(&length.to_be_bytes());
+        input.resize(input.len() + length as usize, 0xee);
+        input.extend_from_slice(&handshake(false)[4..]);
+        let output = converse(&mut session, &mut Disk::new(), &input, || usize::MAX);
+        let mut expected = b"NBDMAGICIHAVEOPT\0\x03".to_vec();
+        expected
+            .extend_from_slice(b"\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x07\x80\0\0\x09\0\0\0\x16the option is too long");
+        expected.extend_from_slice(&handshake_answer(false)[18..]);
+        assert_eq!(output, expected);
+        assert!(!session.is_negotiating());
+    }
+
+    #[test]
+    fn handshakes_that_break_the_rules_end_the_session() {
+        let list = b"IHAVEOPT\0\0\0\x03\0\0\0\0".as_slice();
+        let cases: [(Vec<u8>, ClosedReason); 6] = [
+            (b"GET ".to_vec(), ClosedReason::UnknownClientFlags(u32::from_be_bytes(*b"GET "))),
+            ([b"\0\0\0\x02", list].concat(), ClosedReason::NotFixedNewstyle),
+            (b"\0\0\0\x03IHAVEOPS\0\0\0\x03\0\0\0\0".to_vec(), ClosedReason::BadOptionMagic),
+            ([b"\0\0\0\x03".to_vec(), list.repeat(65)].concat(), ClosedReason::TooManyOptions),
+            (b"\0\0\0\x03IHAVEOPT\0\0\0\x07\x04\0\0\x01".to_vec(), ClosedReason::OversizeOption((64 << 20) + 1)),
+            (b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\x01x".to_vec(), ClosedReason::UnknownExport("x".into())),
+        ];
+        for (input, reason) in cases {
+            let mut session = Session::negotiating(export());
+            converse(&mut session, &mut Disk::new(), &input, || usize::MAX);
+            assert!(session.is_closed() && !session.wants_input(), "{reason}");
+            assert_eq!(session.closed_reason(), Some(&reason));
+        }
+    }
+
+    #[test]
+    fn every_command_reaches_the_engine() {
+        let mut session = Session::transmitting(export());
+        let input = [
+            read(1, 512, 1024),
+            header(1, FUA, 2, 4096, 512),
+            vec![7; 512],
+            flush(3),
+            header(4, FUA, 4, 0, 1 << 20),
+            header(6, FUA | 2, 5, 1024, 2048),
+            header(6, 0, 6, 0, 512),
+        ];
+        let commands: Vec<(u64, Command)> = feed_all(&mut session, &input.concat())
+            .into_iter()
+            .map(|request| (request.cookie, request.command))
+            .collect();
+        let expected = [
+            (1, Command::Read { offset: 512, length: 1024 }),
+            (2, Command::Write { offset: 4096, data: vec![7; 512], fua: true }),
+            (3, Command::Flush),
+            (4, Command::Trim { offset: 0, length: 1 << 20, fua: true }),
+            (5, Command::WriteZeroes { offset: 1024, length: 2048, fua: true, no_hole: true }),
+            (6, Command::WriteZeroes { offset: 0, length: 512, fua: false, no_hole: false }),
+        ];
+        assert_eq!(commands, expected);
+        assert_eq!(session.in_flight(), 6);
+    }
+
+    #[test]
+    fn simple_replies() {
+        let mut session = Session::transmitting(export());
+        let requests = feed_all(&mut session, &[read(1, 0, 512), read(2, 0, 512), flush(3)].concat());
+        session.complete(requests[2].id, Ok(Vec::new()));
+        session.complete(requests[0].id, Ok(vec![0xab; 512]));
+        session.complete(requests[1].id, Err(NbdErrno::Io));
+        assert_eq!(sent(&mut session), [simple(0, 3, b""), simple(0, 1, &[0xab; 512]), simple(5, 2, b"")].concat());
+    }
+
+    #[test]
+    fn structured_replies() {
+        let mut session = structured_session();
+        let requests = feed_all(&mut session, &[read(1, 1024, 512), read(2, 0, 512), flush(3)].concat());
+        session.complete(requests[2].id, Ok(Vec::new()));
+        session.complete(requests[0].id, Ok(vec![0xab; 512]));
+        session.complete(requests[1].id, Err(NbdErrno::Io));
+        let expected = [
+            chunk(0, 3, b""),
+            chunk(1, 1, &[1024u64.to_be_bytes().as_slice(), &[0xab; 512]].concat()),
+            error_chunk(5, 2, "the AoE target reported an error or did not answer"),
+        ];
+        assert_eq!(sent(&mut session), expected.concat());
+    }
+
+    #[test]
+    fn unfragmented_reads_need_structured_replies() {
+        let input = header(0, 4, 1, 0, 512);
+        assert_eq!(feed_all(&mut structured_session(), &input).len(), 1);
+        let mut session = Session::transmitting(export());
+        assert_eq!(feed_all(&mut session, &input), []);
+        assert_eq!(sent(&mut session), simple(22, 1, b""));
+    }
+
+    #[test]
+    fn equal_cookies_are_kept_apart() {
+        let mut session = Session::transmitting(export());
+        let requests = feed_all(&mut session, &[read(7, 0, 512), read(7, 512, 1024)].concat());
+        assert_ne!(requests[0].id, requests[1].id);
+        session.complete(requests[1].id, Ok(vec![2; 1024]));
+        session.complete(requests[0].id, Ok(vec![1; 512]));
+        assert_eq!(sent(&mut session), [simple(0, 7, &[2; 1024]), simple(0, 7, &[1; 512])].concat());
+    }
+
+    #[test]
+    #[should_panic(expected = "only a request in flight can be completed")]
+    fn completing_twice_is_a_bug() {
+        let mut session = Session::transmitting(export());
+        let id = feed_all(&mut session, &flush(1))[0].id;
+        session.complete(id, Ok(Vec::new()));
+        // The slot is in use again, by another request.
+        feed_all(&mut session, &flush(2));
+        session.complete(id, Ok(Vec::new()));
+    }
+
+    #[test]
+    #[should_panic(expected = "a read of 512 bytes got 511")]
+    fn a_short_read_is_a_bug() {
+        let mut session = Session::transmitting(export());
+        let id = feed_all(&mut session, &read(1, 0, 512))[0].id;
+        session.complete(id, Ok(vec![0; 511]));
+    }
+
+    #[test]
+    fn empty_ranges_succeed_without_the_engine() {
+        for kind in [0, 1, 4, 6] {
+            let input = header(kind, 0, 1, 512, 0);
+            let mut session = Session::transmitting(export());
+            assert_eq!(feed_all(&mut session, &input), []);
+            assert_eq!(sent(&mut session), simple(0, 1, b""));
+            let mut session = structured_session();
+            assert_eq!(feed_all(&mut session, &input), []);
+            assert_eq!(sent(&mut session), chunk(0, 1, b""));
+        }
+    }
+
+    #[test]
+    fn refused_requests_are_answered_and_the_next_one_works() {
+        let refused: [(Vec<u8>, u32); 9] = [
+            (read(1, 1 << 20, 512), 22),
+            (write(1, 1 << 20, &[0; 512]), 28),
+            (header(6, 0, 1, 1 << 20, 512), 28),
+            (header(4, 0, 1, 1 << 20, 512), 22),
+            (read(1, 100, 512), 22),
+            (write(1, 0, &[0; 100]), 22),
+            (write(1, 0, &vec![0; 1 << 20]), 22),
+            (header(0, 1 << 15, 1, 0, 512), 22),
+            (header(77, 0, 1, 0, 512), 22),
+        ];
+        for (input, errno) in refused {
+            let mut session = Session::transmitting(export());
+            let requests = feed_all(&mut session, &[input, flush(2)].concat());
+            assert_eq!(requests.len(), 1);
+            assert_eq!(requests[0].command, Command::Flush);
+            assert_eq!(sent(&mut session), simple(errno, 1, b""));
+        }
+    }
+
+    #[test]
+    fn writes_to_a_read_only_export_are_refused_with_their_data() {
+        let mut info = export();
+        info.flags |= TransmissionFlags::READ_ONLY;
+        let mut session = Session::transmitting(info);
+        // Data that look like a request must not be taken for one.
+        let requests = feed_all(&mut session, &[write(1, 0, &flush(9).repeat(512)), flush(2)].concat());
+        assert_eq!(requests.len(), 1);
+        assert_eq!(requests[0].cookie, 2);
+        assert_eq!(sent(&mut session), simple(1, 1, b""));
+    }
+
+    #[test]
+    fn a_refusal_says_why_where_there_is_room() {
+        let mut session = structured_session();
+        feed_all(&mut session, &read(1, 1 << 20, 512));
+        assert_eq!(sent(&mut session), error_chunk(22, 1, "beyond the end of the export"));
+    }
+
+    #[test]
+    fn bad_magic_ends_the_session_at_once() {
+        let mut session = Session::transmitting(export());
+        let requests = feed_all(&mut session, &[read(1, 0, 512), read(2, 0, 512)].concat());
+        session.complete(requests[0].id, Ok(vec![0; 512]));
+        assert_eq!(feed_all(&mut session, &[0xff; 28]), []);
+        assert!(session.is_closed() && !session.has_output() && !session.wants_input());
+        assert_eq!(session.closed_reason(), Some(&ClosedReason::BadRequestMagic));
+        // The engine may still finish what it has.
+        session.complete(requests[1].id, Ok(vec![0; 512]));
+        assert!(!session.has_output());
+        assert_eq!((session.in_flight(), session.held_requests, session.held_bytes), (0, 0, 0));
+    }
+
+    #[test]
+    fn an_absurd_write_ends_the_session() {
+        let mut session = Session::transmitting(export());
+        feed_all(&mut session, &header(1, 0, 1, 0, MAX_PAYLOAD + 1));
+        assert!(session.is_closed());
+        assert_eq!(session.closed_reason(), Some(&ClosedReason::OversizeWrite(MAX_PAYLOAD + 1)));
+        assert_eq!(session.memory(), 0);
+    }
+
+    #[test]
+    fn disconnect_waits_for_requests_in_flight() {
+        let mut session = Session::transmitting(export());
+        let input = [read(1, 0, 512), flush(2), disconnect(), flush(3)].concat();
+        let requests = feed_all(&mut session, &input);
+        assert_eq!(requests.len(), 2, "nothing behind the disconnect counts");
+        assert!(session.closing() && !session.is_closed() && !session.wants_input());
+        session.complete(requests[1].id, Ok(Vec::new()));
+        assert_eq!(sent(&mut session), simple(0, 2, b""));
+        assert!(!session.is_closed());
+        session.complete(requests[0].id, Ok(vec![3; 512]));
+        assert!(!session.is_closed(), "the reply is not sent yet");
+        assert_eq!(sent(&mut session), simple(0, 1, &[3; 512]));
+        assert!(session.is_closed());
+    }
+
+    #[test]
+    fn shutting_down_answers_what_is_in_flight() {
+        let mut session = Session::transmitting(export());
+        let requests = feed_all(&mut session, &[flush(1), write(2, 0, &[0; 512])[..100].to_vec()].concat());
+        session.shut_down();
+        assert!(session.closing() && !session.is_closed());
+        session.complete(requests[0].id, Err(NbdErrno::Shutdown));
+        assert_eq!(sent(&mut session), simple(108, 1, b""));
+        assert!(session.is_closed());
+        assert_eq!(session.closed_reason(), Some(&ClosedReason::ShutDown));
+    }
+
+    #[test]
+    fn the_end_of_input_is_clean_only_between_messages() {
+        let whole = write(1, 0, &[5; 512]);
+        for length in 0..=whole.len() {
+            let mut session = Session::transmitting(export());
+            let mut requests = feed_all(&mut session, &whole[..length]);
+            session.input_ended();
+            assert!(!session.wants_input());
+            requests.extend(session.poll_request());
+            let clean = length == 0 || length == whole.len();
+            assert_eq!(requests.len(), usize::from(length == whole.len()));
+            let reason = if clean { ClosedReason::EndOfInput } else { ClosedReason::Truncated };
+            assert_eq!(session.closed_reason(), Some(&reason), "{length} bytes");
+            for request in requests {
+                session.complete(request.id, Ok(Vec::new()));
+            }
+            sent(&mut session);
+            assert!(session.is_closed());
+            assert_eq!(session.held_bytes, 0);
+        }
+    }
+
+    #[test]
+    fn requests_in_flight_are_bounded_by_number() {
+        let mut session = Session::transmitting(export());
+        let input: Vec<u8> = (0..MAX_REQUESTS as u64 + 10).flat_map(flush).collect();
+        let mut requests = Vec::new();
+        feed(&mut session, &input, || usize::MAX, |_, request| requests.push(request));
+        assert_eq!(requests.len(), MAX_REQUESTS);
+        assert!(!session.wants_input());
+        // Done is not enough: the client must take the reply.
+        session.complete(requests[0].id, Ok(Vec::new()));
+        assert_eq!(session.poll_request(), None);
+        assert!(!session.wants_input());
+        sent(&mut session);
+        assert_eq!(session.poll_request().unwrap().cookie, MAX_REQUESTS as u64);
+    }
+
+    #[test]
+    fn refusals_nobody_takes_are_bounded_too() {
+        let mut session = Session::transmitting(export());
+        let input = header(99, 0, 1, 0, 0).repeat(10 * MAX_REQUESTS);
+        let taken = feed(&mut session, &input, || usize::MAX, |_, request| panic!("{request:?}"));
+        assert!(taken < input.len());
+        assert!(!session.wants_input());
+        assert_eq!(session.outbox.len(), MAX_REQUESTS);
+    }
+
+    #[test]
+    fn data_in_flight_are_bounded() {
+        let info = ExportInfo { size_bytes: 1 << 30, block_max: 24 << 20, ..export() };
+        let mut session = Session::transmitting(info);
+        let input = [read(1, 0, 24 << 20), read(2, 0, 24 << 20), read(3, 0, 24 << 20), flush(4)].concat();
+        let requests = feed_all(&mut session, &input);
+        assert_eq!(requests.len(), 2, "48 MiB are held, 72 would be too many");
+        assert!(!session.wants_input());
+        session.complete(requests[0].id, Err(NbdErrno::Io));
+        let third = session.poll_request().unwrap();
+        assert_eq!(third.command, Command::Read { offset: 0, length: 24 << 20 });
+        assert_eq!(session.poll_request().unwrap().command, Command::Flush);
+        session.complete(third.id, Ok(vec![0; 24 << 20]));
+        assert_eq!(session.held_bytes, 48 << 20, "read data count until they are sent");
+        sent(&mut session);
+        assert_eq!(session.held_bytes, 24 << 20);
+    }
+
+    #[test]
+    fn one_request_of_any_allowed_size_is_always_taken() {
+        let info = ExportInfo { size_bytes: 1 << 30, block_max: MAX_PAYLOAD, ..export() };
+        let mut session = Session::transmitting(info);
+        assert_eq!(feed_all(&mut session, &read(1, 0, MAX_PAYLOAD)).len(), 1);
+        assert!(!session.wants_input());
+    }
+
+    #[test]
+    fn large_writes_are_read_in_place() {
+        let mut session = Session::transmitting(export());
+        feed_all(&mut session, &header(1, 0, 1, 0, 256 * KIB));
+        assert_eq!(session.input_space().len(), 256 << 10, "the whole of the data, not the inbox");
+        feed_all(&mut session, &[8; 1000]);
+        assert_eq!(session.input_space().len(), (256 << 10) - 1000);
+        let requests = feed_all(&mut session, &vec![8; (256 << 10) - 1000]);
+        assert_eq!(requests[0].command, Command::Write { offset: 0, data: vec![8; 256 << 10], fua: false });
+    }
+
+    #[test]
+    fn a_busy_session_uses_the_same_buffers_again() {
+        let mut session = Session::transmitting(export());
+        let mut disk = Disk::new();
+        let input = [write(1, 0, &[1; 4096]), read(2, 0, 4096)].concat();
+        converse(&mut session, &mut disk, &input, || usize::MAX);
+        let memory = session.memory();
+        for _ in 0..100 {
+            converse(&mut session, &mut disk, &input, || usize::MAX);
+        }
+        assert_eq!(session.memory(), memory);
+    }
+
+    #[test]
+    fn output_is_shown_in_bounded_pieces_from_where_it_stopped() {
+        let mut session = Session::transmitting(export());
+        let input: Vec<u8> = (0..100).flat_map(|cookie| read(cookie, cookie * 512, 512)).collect();
+        for request in feed_all(&mut session, &input) {
+            Disk::new().carry_out(&mut session, request);
+        }
+        let mut slices = [IoSlice::new(&[]); 200];
+        assert_eq!(session.output_slices(&mut slices), MAX_OUTPUT_SLICES);
+        let expected: Vec<u8> = (0..100u8).flat_map(|at| simple(0, at.into(), &[at; 512])).collect();
+        let mut sizes = [1, 15, 16, 17, 511, 512, 513, 4000].iter().cycle();
+        assert_eq!(drain(&mut session, || *sizes.next().unwrap()), expected);
+    }
+
+    #[test]
+    #[should_panic(expected = "more bytes sent than there were")]
+    fn sending_more_than_there_is_is_a_bug() {
+        let mut session = Session::negotiating(export());
+        session.output_sent(19);
+    }
+
+    /// A request of a script, fit or not.
+    #[derive(Debug, Clone)]
+    struct Scripted {
+        kind: u16,
+        flags: u16,
+        cookie: u64,
+        offset: u64,
+        length: u32,
+        fill: u8,
+    }
+
+    impl Scripted {
+        fn bytes(&self) -> Vec<u8> {
+            let mut bytes = header(self.kind, self.flags, self.cookie, self.offset, self.length);
+            if self.kind == 1 {
+                bytes.resize(bytes.len() + self.length as usize, self.fill);
+            }
+            bytes
+        }
+
+        /// What an NBD server with this disk replies, told independently of the session.
+        fn expected(&self, disk: &mut [u8], structured: bool) -> Vec<u8> {
+            let end = self.offset + u64::from(self.length);
+            let aligned = self.offset.is_multiple_of(512) && self.length.is_multiple_of(512);
+            let oversize = self.kind <= 1 && self.length > 256 * KIB;
+            let errno = if self.kind == 3 { (self.offset, self.length) != (0, 0) } else { !aligned || oversize };
+            let (errno, text) = if errno && self.kind == 3 {
+                (22, "offset and length of a flush must be zero")
+            } else if !aligned {
+                (22, "offset and length must be multiples of the smallest block size")
+            } else if errno {
+                (22, "longer than the largest block size")
+            } else if end > disk.len() as u64 {
+                (if self.kind == 1 || self.kind == 6 { 28 } else { 22 }, "beyond the end of the export")
+            } else {
+                let range = self.offset as usize..end as usize;
+                match self.kind {
+                    0 if structured && self.length > 0 => {
+                        let payload = [self.offset.to_be_bytes().as_slice(), &disk[range]].concat();
+                        return chunk(1, self.cookie, &payload);
+                    }
+                    0 if !structured => return simple(0, self.cookie, &disk[range]),
+                    1 => disk[range].fill(self.fill),
+                    4 | 6 => disk[range].fill(0),
+                    _ => {}
+                }
+                return if structured { chunk(0, self.cookie, b"") } else { simple(0, self.cookie, b"") };
+            };
+            if structured { error_chunk(errno, self.cookie, text) } else { simple(errno, self.cookie, b"") }
+        }
+    }
+
+    fn scripted() -> impl Strategy<Value = Scripted> {
+        let kind = prop_oneof![4 => Just(0u16), 4 => Just(1), 1 => Just(3), 1 => Just(4), 1 => Just(6)];
+        let sectors = prop_oneof![30 => 0..40u32, 1 => 500..520u32];
+        let first = prop_oneof![20 => 0..2048u64, 1 => 2040..2060u64];
+        let skew = prop_oneof![20 => Just((0u64, 0u32)), 1 => (0..512u64, 0..512u32)];
+        let cookie = prop_oneof![any::<u64>(), Just(1)];
+        (kind, any::<bool>(), cookie, first, sectors, skew, any::<u8>()).prop_map(
+            |(kind, fua, cookie, first, sectors, skew, fill)| {
+                let (offset, length) = if kind == 3 { skew } else { (first * 512 + skew.0, sectors * 512 + skew.1) };
+                Scripted { kind, flags: u16::from(fua), cookie, offset, length, fill }
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn cuts_do_not_matter(
+            script in prop::collection::vec(scripted(), 0..12),
+            cuts in prop::collection::vec(1..20_000usize, 1..20),
+            structured: bool,
+        ) {
+            let mut input = handshake(structured);
+            let mut expected = handshake_answer(structured);
+            let mut model = Disk::new();
+            for request in &script {
+                input.extend(request.bytes());
+                expected.extend(request.expected(&mut model.0, structured));
+            }
+            input.extend(disconnect());
+
+            let mut cycle = cuts.iter().cycle();
+            let mut cut = || *cycle.next().unwrap();
+            let mut by_ones = || 1;
+            let mut at_once = || usize::MAX;
+            let ways: [&mut dyn FnMut() -> usize; 3] = [&mut at_once, &mut by_ones, &mut cut];
+            for cut in ways {
+                let mut session = Session::negotiating(export());
+                let mut disk = Disk::new();
+                let output = converse(&mut session, &mut disk, &input, cut);
+                prop_assert!(output == expected);
+                prop_assert!(disk.0 == model.0);
+                prop_assert!(session.is_closed());
+                prop_assert_eq!((session.held_requests, session.held_bytes, session.in_flight()), (0, 0, 0));
+            }
+        }
+
+        #[test]
+        fn any_order_of_completion_is_answered_in_that_order(
+            lengths in prop::collection::vec(1..16u32, 1..60),
+            picks in prop::collection::vec(any::<prop::sample::Index>(), 60),
+            drains in prop::collection::vec(any::<bool>(), 60),
+        ) {
+            let mut session = Session::transmitting(export());
+            let mut input = Vec::new();
+            for (cookie, sectors) in lengths.iter().enumerate() {
+                input.extend(read(cookie as u64, 0, sectors * 512));
+            }
+            let mut waiting = feed_all(&mut session, &input);
+            prop_assert_eq!(waiting.len(), lengths.len());
+            let (mut output, mut expected) = (Vec::new(), Vec::new());
+            for (pick, drain) in picks.iter().zip(drains) {
+                if waiting.is_empty() {
+                    break;
+                }
+                let request = waiting.swap_remove(pick.index(waiting.len()));
+                let data = vec![request.cookie as u8; lengths[request.cookie as usize] as usize * 512];
+                expected.extend(simple(0, request.cookie, &data));
+                session.complete(request.id, Ok(data));
+                if drain {
+                    output.extend(sent(&mut session));
+                }
+            }
+            output.extend(sent(&mut session));
+            prop_assert!(waiting.is_empty());
+            prop_assert!(output == expected);
+            prop_assert_eq!((session.held_requests, session.held_bytes), (0, 0));
+        }
+    }
+
+    /// Something like a message: right magic numbers, nonsense behind them.
+    fn almost_a_message() -> impl Strategy<Value = Vec<u8>> {
+        let noise = || prop::collection::vec(any::<u8>(), 0..200);
+        let option = (0..12u32, prop_oneof![0..64u32, 0..20_000u32, any::<u32>()], noise()).prop_map(
+            |(option, length, noise)| [OptionHeader { option, length }.to_bytes().as_slice(), &noise].concat(),
+        );
+        let go = noise().prop_map(|noise| {
+            let header = OptionHeader { option: 6, length: noise.len() as u32 };
+            [header.to_bytes().as_slice(), &noise].concat()
+        });
+        let length = || prop_oneof![0..2048u32, any::<u32>()];
+        let request = (any::<u16>(), 0..9u16, any::<u64>(), length(), length(), noise()).prop_map(
+            |(flags, kind, cookie, offset, length, noise)| {
+                let (offset, length) = (u64::from(offset) & !511, length & !511);
+                let flags = if flags & 7 == 0 { flags } else { flags & 3 };
+                [header(kind, flags, cookie, offset, length), noise].concat()
+            },
+        );
+        let read = (0..2048u64, 0..600u32).prop_map(|(first, sectors)| read(1, first * 512, sectors * 512));
+        let payload = (0..600u32).prop_map(|sectors| write(1, 0, &vec![1; sectors as usize * 512]));
+        prop_oneof![option, go, request, read, payload, noise()]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn garbage_neither_panics_nor_grows(
+            messages in prop::collection::vec(almost_a_message(), 0..40),
+            cuts in prop::collection::vec(1..100_000usize, 1..8),
+            start in 0..3,
+            listens: bool,
+        ) {
+            let (mut session, prefix) = match start {
+                0 => (Session::negotiating(export()), Vec::new()),
+                1 => (Session::negotiating(export()), b"\0\0\0\x03".to_vec()),
+                _ => (Session::transmitting(export()), Vec::new()),
+            };
+            let input = [prefix, messages.concat()].concat();
+            let mut left = input.as_slice();
+            let mut disk = Disk::new();
+            let mut cycle = cuts.iter().cycle();
+            loop {
+                let taken = feed(&mut session, left, || *cycle.next().unwrap(), |session, request| {
+                    disk.carry_out(session, request);
+                    assert!(session.held_requests <= MAX_REQUESTS && session.held_bytes <= MAX_HELD_BYTES);
+                    // The pool's 8 MiB, one answer to an option, and twice the data (a pool buffer may be that large).
+                    assert!(session.memory() <= (8 << 20) + (16 << 10) + 2 * session.held_bytes);
+                });
+                left = &left[taken..];
+                let progress = taken > 0 || (listens && session.has_output());
+                if listens {
+                    drain(&mut session, || *cuts.last().unwrap());
+                }
+                prop_assert!(session.memory() <= (8 << 20) + (16 << 10) + 2 * session.held_bytes);
+                if !progress {
+                    break;
+                }
+            }
+            session.input_ended();
+            while let Some(request) = session.poll_request() {
+                disk.carry_out(&mut session, request);
+            }
+            while session.has_output() {
+                sent(&mut session);
+                while let Some(request) = session.poll_request() {
+                    disk.carry_out(&mut session, request);
+                }
+            }
+            prop_assert!(session.is_closed() && session.closed_reason().is_some());
+            prop_assert_eq!((session.held_requests, session.held_bytes, session.in_flight()), (0, 0, 0));
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! One exported file or block device: opening it safely and the facts an export needs of it.
+
+use std::fs::{File, FileType, Metadata, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aoe_common::frame::{FrameBuffer, SECTOR};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
+use nix::sys::stat::{major, minor};
+
+use super::job::MEMORY_ALIGNMENT;
+use super::probe::{self, DirectAlignment};
+
+/// Tries to get the file's lock, and the pause between them. udev locks a device while it looks at it, and does so
+/// right after somebody who could write to it has closed it.
+const LOCK_ATTEMPTS: u32 = 8;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// What to open and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// A regular file or block device.
+    pub path: PathBuf,
+    /// Take no writes.
+    pub read_only: bool,
+    /// Bypass the page cache (O_DIRECT).
+    pub direct: bool,
+    /// Sectors of the file to leave out at its start.
+    pub offset_sectors: u64,
+    /// Sectors to export; `None`: up to the end of the file, wherever that moves.
+    pub length_sectors: Option<u64>,
+}
+
+/// Why a file cannot be exported.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {problem}")]
+pub struct OpenError {
+    /// The file asked for.
+    pub path: PathBuf,
+    /// What is wrong with it and what to do.
+    pub problem: OpenProblem,
+}
+
+/// What is wrong with a file that cannot be exported.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenProblem {
+    /// Nothing there.
+    #[error("no such file; check the path, or create a disk image there with `truncate -s 10G`")]
+    Missing,
+    /// A directory.
+    #[error("is a directory; name a file or a block device")]
+    Directory,
+    /// Something that holds no blocks.
+    #[error("is a {0}; only regular files and block devices can be exported")]
+    NotBlocks(&'static str),
+    /// Nothing to export.
+    #[error("holds {0} bytes, less than one sector of 512; make it larger with `truncate -s 10G`")]
+    Empty(u64),
+    /// No permission to read.
+    #[error("permission denied; allow this user to read it (block devices: group `disk`)")]
+    Unreadable,
+    /// Readable, but not writable.
+    #[error("cannot be written by this user; make it writable or export it with `--read-only`")]
+    NotWritable,
+    /// The range asked for is not in the file.
+    #[error("offset {offset} + length {length} sectors is outside of its {sectors} sectors; choose a range inside")]
+    OutsideRange {
+        /// Sectors left out at the start.
+        offset: u64,
+        /// Sectors asked for, at least 1.
+        length: u64,
+        /// Whole sectors the file has.
+        sectors: u64,
+    },
+    /// No O_DIRECT here.
+    #[error("its file system does not support direct I/O; leave out `--direct`")]
+    DirectUnsupported,
+    /// O_DIRECT in blocks larger than a sector.
+    #[error("direct I/O works in blocks of {0} bytes here, but `--direct` needs 512; leave it out (buffered)")]
+    DirectTooCoarse(u32),
+    /// Somebody holds the lock.
+    #[error("another process (or another export) is using it; stop that, or export it `--read-only` in both")]
+    Locked,
+    /// The kernel itself holds the device.
+    #[error("the device is mounted or part of a volume, or another process holds it; free it or use `--read-only`")]
+    InUse,
+    /// Anything else.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Tells whether two paths are the same file or device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FileIdentity {
+    /// A regular file.
+    File {
+        /// The file system's device number.
+        device: u64,
+        /// The file's number there.
+        inode: u64,
+    },
+    /// A block device.
+    Device(
+        /// Its device number.
+        u64,
+    ),
+}
+
+/// An open, locked file or block device and the range of it that is exported.
+///
+/// One opened for writing is locked (flock) against every other such opening, one opened read-only against those
+/// for writing.
+#[derive(Debug)]
+pub struct DiskFile {
+    file: Flock<File>,
+    options: DiskOptions,
+    identity: FileIdentity,
+    size: u64,
+    tail: u64,
+    physical_sector: u32,
+    rotational: Option<bool>,
+    can_unmap: bool,
+    bounce: bool,
+}
+
+impl DiskFile {
+    /// Opens and examines a file.
+    pub fn open(options: &DiskOptions) -> Result<Self, OpenError> {
+        Self::open_any(options).map_err(|problem| OpenError { path: options.path.clone(), problem })
+    }
+
+    fn open_any(options: &DiskOptions) -> Result<Self, OpenProblem> {
+        // Looked at before it is opened: opening a fifo would wait for its other end, and opening a tape or a
+        // terminal does things to it.
+        let kind = std::fs::metadata(&options.path).map_err(problem_of)?.file_type();
+        refuse_unfit(kind)?;
+        let file = lock(open_raw(options, kind)?, options.read_only)?;
+        let metadata = file.metadata()?;
+        if metadata.file_type() != kind {
+            return Err(io::Error::other("was replaced while being opened; try again").into());
+        }
+
+        let total = (&*file).seek(SeekFrom::End(0))?;
+        let sectors = total / SECTOR as u64;
+        if sectors == 0 {
+            return Err(OpenProblem::Empty(total));
+        }
+        let (offset, length) = (options.offset_sectors, options.length_sectors.unwrap_or(1));
+        if length == 0 || offset.checked_add(length).is_none_or(|end| end > sectors) {
+            return Err(OpenProblem::OutsideRange { offset, length, sectors });
+        }
+
+        let bounce = options.direct && direct_needs_bounce(&file, kind)?;
+        let identity = if kind.is_block_device() {
+            FileIdentity::Device(metadata.rdev())
+        } else {
+            FileIdentity::File { device: metadata.dev(), inode: metadata.ino() }
+        };
+        let mut disk = Self {
+            physical_sector: physical_sector(&file, &metadata),
+            rotational: queue_attribute(&metadata, "rotational").map(|value| value != 0),
+            can_unmap: !options.read_only && can_unmap(&file, &metadata, total),
+            file,
+            options: options.clone(),
+            identity,
+            size: 0,
+            tail: 0,
+            bounce,
+        };
+        disk.set_size(total);
+        Ok(disk)
+    }
+
+    /// Reads the file's size again. True when that changed the size of the export.
+    ///
+    /// An export of fixed length shrinks with its file and grows back up to that length.
+    pub fn refresh_size(&mut self) -> io::Result<bool> {
+        let before = self.size;
+        let total = (&*self.file).seek(SeekFrom::End(0))?;
+        self.set_size(total);
+        Ok(self.size != before)
+    }
+
+    fn set_size(&mut self, total: u64) {
+        let after_start = total.saturating_sub(self.start());
+        (self.size, self.tail) = match self.options.length_sectors {
+            Some(length) => (after_start.min(length.saturating_mul(SECTOR as u64)), 0),
+            None => (after_start, after_start % SECTOR as u64),
+        };
+        self.size -= self.size % SECTOR as u64;
+    }
+
+    /// Bytes exported; whole sectors.
+    pub fn size_bytes(&self) -> u64 {
+        self.size
+    }
+
+    /// Bytes at the end of the file that are not exported because they do not fill a sector.
+    pub fn tail_bytes(&self) -> u64 {
+        self.tail
+    }
+
+    /// The unit, in bytes, in which the file or device is best written.
+    pub fn physical_sector(&self) -> u32 {
+        self.physical_sector
+    }
+
+    /// Whether the disk below spins, if that is known.
+    pub fn rotational(&self) -> Option<bool> {
+        self.rotational
+    }
+
+    /// Whether zeroed space can be given back.
+    pub fn can_unmap(&self) -> bool {
+        self.can_unmap
+    }
+
+    /// Whether it was opened for reading only.
+    pub fn read_only(&self) -> bool {
+        self.options.read_only
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.options.path
+    }
+
+    /// Which file this is, by whatever path.
+    pub fn id(&self) -> FileIdentity {
+        self.identity
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Bytes from the start of the file to the start of the export.
+    pub(super) fn start(&self) -> u64 {
+        // It was inside the file when that was opened, so it does not overflow.
+        self.options.offset_sectors * SECTOR as u64
+    }
+
+    /// Whether the device wants memory more aligned than a frame buffer is.
+    pub(super) fn needs_bounce(&self) -> bool {
+        self.bounce
+    }
+}
+
+/// What an error of the path itself means.
+fn problem_of(error: io::Error) -> OpenProblem {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => OpenProblem::Missing,
+        io::ErrorKind::PermissionDenied => OpenProblem::Unreadable,
+        _ => OpenProblem::Io(error),
+    }
+}
+
+fn refuse_unfit(kind: FileType) -> Result<(), OpenProblem> {
+    match kind {
+        _ if kind.is_file() || kind.is_block_device() => Ok(()),
+        _ if kind.is_dir() => Err(OpenProblem::Directory),
+        _ if kind.is_fifo() => Err(OpenProblem::NotBlocks("fifo")),
+        _ if kind.is_socket() => Err(OpenProblem::NotBlocks("socket")),
+        _ if kind.is_char_device() => Err(OpenProblem::NotBlocks("character device")),
+        _ => Err(OpenProblem::NotBlocks("special file")),
+    }
+}
+
+fn open_raw(options: &DiskOptions, kind: FileType) -> Result<File, OpenProblem> {
+    let mut flags = if options.direct { libc::O_DIRECT } else { 0 };
+    // On a block device this refuses what is mounted or otherwise claimed.
+    if kind.is_block_device() && !options.read_only {
+        flags |= libc::O_EXCL;
+    }
+    let open = |write: bool| OpenOptions::new().read(true).write(write).custom_flags(flags).open(&options.path);
+    let error = match open(!options.read_only) {
+        Ok(file) => return Ok(file),
+        Err(error) => error,
+    };
+    Err(match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) if !options.read_only && open(false).is_ok() => {
+            OpenProblem::NotWritable
+        }
+        Some(libc::EINVAL) if options.direct => OpenProblem::DirectUnsupported,
+        Some(libc::EBUSY) => OpenProblem::InUse,
+        _ => problem_of(error),
+    })
+}
+
+fn lock(mut file: File, read_only: bool) -> Result<Flock<File>, OpenProblem> {
+    let how = if read_only { FlockArg::LockSharedNonblock } else { FlockArg::LockExclusiveNonblock };
+    for _ in 0..LOCK_ATTEMPTS {
+        file = match Flock::lock(file, how) {
+            Ok(locked) => return Ok(locked),
+            Err((file, Errno::EAGAIN)) => file,
+            Err((_, errno)) => return Err(io::Error::from(errno).into()),
+        };
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    Err(OpenProblem::Locked)
+}
+
+/// Whether direct I/O takes memory aligned to more than a frame buffer's payload is. An error when it takes no
+/// single sectors.
+fn direct_needs_bounce(file: &File, kind: FileType) -> Result<bool, OpenProblem> {
+    let alignment = match probe::direct_alignment(file) {
+        Some(alignment) => alignment,
+        None if kind.is_block_device() => {
+            let bytes = probe::logical_sector(file).map_err(io::Error::from)?;
+            DirectAlignment { memory: bytes, offset: bytes }
+        }
+        None => {
+            return match file.read_at(FrameBuffer::new(1).payload_mut(SECTOR), 0) {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(OpenProblem::DirectUnsupported),
+                _ => Ok(false),
+            };
+        }
+    };
+    fit_direct(alignment)
+}
+
+fn fit_direct(alignment: DirectAlignment) -> Result<bool, OpenProblem> {
+    let DirectAlignment { memory, offset } = alignment;
+    if offset == 0 || memory as usize > MEMORY_ALIGNMENT {
+        return Err(OpenProblem::DirectUnsupported);
+    }
+    if offset as usize > SECTOR {
+        return Err(OpenProblem::DirectTooCoarse(offset));
+    }
+    Ok(memory as usize > SECTOR)
+}
+
+fn physical_sector(file: &File, metadata: &Metadata) -> u32 {
+    let bytes = if metadata.file_type().is_block_device() {
+        probe::physical_sector(file).unwrap_or(SECTOR as u32)
+    } else {
+        u32::try_from(metadata.blksize()).unwrap_or(u32::MAX).min(4096)
+    };
+    if bytes.is_power_of_two() { bytes.max(SECTOR as u32) } else { SECTOR as u32 }
+}
+
+/// A number from the request queue of the device, or of the device that holds the file. A partition has no queue of
+/// its own but its disk's.
+fn queue_attribute(metadata: &Metadata, name: &str) -> Option<u64> {
+    let device = if metadata.file_type().is_block_device() { metadata.rdev() } else { metadata.dev() };
+    let directory = format!("/sys/dev/block/{}:{}", major(device), minor(device));
+    ["queue", "../queue"]
+        .iter()
+        .find_map(|queue| std::fs::read_to_string(format!("{directory}/{queue}/{name}")).ok()?.trim().parse().ok())
+}
+
+fn can_unmap(file: &File, metadata: &Metadata, size: u64) -> bool {
+    if metadata.file_type().is_block_device() {
+        return queue_attribute(metadata, "discard_max_bytes").is_some_and(|bytes| bytes > 0);
+    }
+    // Behind the end of the file there is nothing to lose.
+    let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let behind = size.next_multiple_of(4096);
+    i64::try_from(behind).is_ok_and(|behind| fallocate(file, punch, behind, 4096).is_ok())
+}

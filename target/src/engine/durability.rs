@@ -1,0 +1,149 @@
+//! When a write may be acknowledged: the cache modes, and what a failed write-back means.
+//!
+//! * write-through: every write is durable before its answer;
+//! * write-back: a write is answered from the cache below, and durable after a FLUSH;
+//! * auto: write-through for a station until it has shown, by a successful FLUSH, that it knows how to ask
+//!   for durability. aoe.ko, iPXE and WinAoE never flush, so their fsync means something only this way.
+//!
+//! When the file or device below loses data it had taken (a failed sync), what was acknowledged may be
+//! gone, and asking again would only hide it: the export is poisoned and refuses writes and flushes until an
+//! operator steps in.
+
+use aoe_common::wire::MacAddr;
+
+use super::operation::DiskError;
+
+/// Stations known to flush, per export. One forgotten is served write-through again: slower, never wrong.
+pub const FLUSHERS_MAX: usize = 64;
+
+/// `--cache`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheMode {
+    /// Write-through for a station until it flushes, then write-back.
+    #[default]
+    Auto,
+    /// Answer from the cache below.
+    Writeback,
+    /// Answer when durable.
+    Writethrough,
+}
+
+/// The durability state of one export.
+#[derive(Clone, Debug)]
+pub struct Durability {
+    mode: CacheMode,
+    /// SET FEATURES turned the cache off.
+    cache_off: bool,
+    /// Stations that flush, the latest last.
+    flushers: Vec<MacAddr>,
+    poisoned: Option<DiskError>,
+}
+
+impl Durability {
+    /// The state of a new export.
+    pub fn new(mode: CacheMode) -> Self {
+        Self { mode, cache_off: false, flushers: Vec::new(), poisoned: None }
+    }
+
+    /// Whether a write of this station must be durable before its answer.
+    pub fn write_is_durable(&self, station: MacAddr) -> bool {
+        self.cache_off
+            || match self.mode {
+                CacheMode::Writeback => false,
+                CacheMode::Writethrough => true,
+                CacheMode::Auto => !self.flushers.contains(&station),
+            }
+    }
+
+    /// Whether IDENTIFY says that a volatile cache is on.
+    pub fn cache_is_on(&self) -> bool {
+        self.mode != CacheMode::Writethrough && !self.cache_off
+    }
+
+    /// SET FEATURES: cache on. Refused where the operator wants write-through.
+    pub fn turn_cache_on(&mut self) -> bool {
+        let allowed = self.mode != CacheMode::Writethrough;
+        if allowed {
+            self.cache_off = false;
+        }
+        allowed
+    }
+
+    /// SET FEATURES: cache off.
+    pub fn turn_cache_off(&mut self) {
+        self.cache_off = true;
+    }
+
+    /// A FLUSH of this station succeeded.
+    pub fn flushed(&mut self, station: MacAddr) {
+        if self.flushers.last() == Some(&station) {
+            return;
+        }
+        self.flushers.retain(|known| *known != station);
+        if self.flushers.len() == FLUSHERS_MAX {
+            self.flushers.remove(0);
+        }
+        self.flushers.push(station);
+    }
+
+    /// A sync failed. Returns whether this is news.
+    pub fn poison(&mut self, error: DiskError) -> bool {
+        let news = self.poisoned.is_none();
+        self.poisoned.get_or_insert(error);
+        news
+    }
+
+    /// Why writes and flushes are refused, if they are.
+    pub fn poisoned(&self) -> Option<DiskError> {
+        self.poisoned
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: MacAddr = MacAddr(2, 0, 0, 0, 0, 0xa);
+    const B: MacAddr = MacAddr(2, 0, 0, 0, 0, 0xb);
+
+    #[test]
+    fn auto_trusts_a_station_after_its_flush() {
+        let mut durability = Durability::new(CacheMode::Auto);
+        assert!(durability.write_is_durable(A));
+        durability.flushed(A);
+        assert!(!durability.write_is_durable(A));
+        assert!(durability.write_is_durable(B));
+        durability.turn_cache_off();
+        assert!(durability.write_is_durable(A) && !durability.cache_is_on());
+        assert!(durability.turn_cache_on());
+        assert!(!durability.write_is_durable(A));
+    }
+
+    #[test]
+    fn the_operators_word_stands() {
+        assert!(!Durability::new(CacheMode::Writeback).write_is_durable(A));
+        let mut durability = Durability::new(CacheMode::Writethrough);
+        durability.flushed(A);
+        assert!(durability.write_is_durable(A) && !durability.cache_is_on());
+        assert!(!durability.turn_cache_on());
+    }
+
+    #[test]
+    fn the_table_of_flushers_is_bounded() {
+        let mut durability = Durability::new(CacheMode::Auto);
+        durability.flushed(A);
+        for n in 0..FLUSHERS_MAX {
+            durability.flushed(MacAddr(2, 0, 0, 0, 1, n as u8));
+        }
+        assert_eq!(durability.flushers.len(), FLUSHERS_MAX);
+        assert!(durability.write_is_durable(A), "the one longest silent is forgotten");
+    }
+
+    #[test]
+    fn the_first_failure_is_kept() {
+        let mut durability = Durability::new(CacheMode::Auto);
+        assert!(durability.poison(DiskError::Io(5)));
+        assert!(!durability.poison(DiskError::NoSpace));
+        assert_eq!(durability.poisoned(), Some(DiskError::Io(5)));
+    }
+}

@@ -1,0 +1,208 @@
+//! One export: a shelf.slot, what it says of itself, and everything the engine keeps for it.
+
+use aoe_common::addr::Address;
+use aoe_common::ata::Identify;
+use aoe_common::wire::MacAddr;
+
+use super::access::Access;
+use super::ata::TRIM_SECTORS_MAX;
+use super::durability::{CacheMode, Durability};
+use super::operation::OperationId;
+use super::ordering::Ordering;
+
+/// Requests of one export that may run or wait at a time; more are dropped, as a full queue on the wire would.
+pub const EXPORT_REQUESTS_MAX: usize = 512;
+
+/// What an export is told to be.
+#[derive(Clone, Debug)]
+pub struct ExportConfig {
+    /// Its address; no wildcard.
+    pub address: Address,
+    /// Size in 512-byte sectors.
+    pub sectors: u64,
+    /// Takes no writes.
+    pub read_only: bool,
+    /// Messages it says it can queue; at least 2, or aoe.ko never sends a request.
+    pub buffers: u16,
+    /// Stations that may use it; empty means all.
+    pub allow: Vec<MacAddr>,
+    /// When writes are acknowledged.
+    pub cache: CacheMode,
+    /// Serial number, at most 20 characters.
+    pub serial: String,
+    /// Model, at most 40 characters.
+    pub model: String,
+    /// Physical sector as a power of two of 512 bytes.
+    pub physical_sector_exponent: u8,
+    /// Whether the medium rotates, where known.
+    pub rotational: Option<bool>,
+}
+
+/// What survives a restart of the target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredState {
+    /// Config string.
+    pub config_string: Vec<u8>,
+    /// MAC mask list.
+    pub mask: Vec<MacAddr>,
+    /// Reservation.
+    pub reservation: Vec<MacAddr>,
+}
+
+/// What an export has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// READ commands answered with data.
+    pub reads: u64,
+    /// Their bytes.
+    pub read_bytes: u64,
+    /// WRITE commands done.
+    pub writes: u64,
+    /// Their bytes.
+    pub write_bytes: u64,
+    /// FLUSH commands done.
+    pub flushes: u64,
+    /// TRIM and ZERO commands done.
+    pub trims: u64,
+    /// ATA commands that failed.
+    pub failures: u64,
+    /// Repeated requests that were not run again.
+    pub repeats: u64,
+    /// Requests that had to wait for an overlapping one.
+    pub waits: u64,
+    /// Requests of stations that may not use the export.
+    pub refused: u64,
+    /// Requests dropped because too many were waiting.
+    pub overflows: u64,
+}
+
+/// FLUSH requests of one export. One sync runs at a time and answers all that arrived before it began.
+#[derive(Debug, Default)]
+pub struct Flushes {
+    /// Those the running sync answers; the first one's operation carries it.
+    pub served: Vec<OperationId>,
+    /// Those that came after it began.
+    pub waiting: Vec<OperationId>,
+}
+
+/// An export and its state.
+#[derive(Debug)]
+pub struct Export {
+    /// What it is told to be.
+    pub config: ExportConfig,
+    /// Who may use it.
+    pub access: Access,
+    /// Its config string.
+    pub config_string: Vec<u8>,
+    /// Operations running and waiting.
+    pub ordering: Ordering,
+    /// FLUSH requests.
+    pub flushes: Flushes,
+    /// Cache mode and health.
+    pub durability: Durability,
+    /// What it has done.
+    pub counters: Counters,
+}
+
+impl Export {
+    /// An export with the settings it had before.
+    pub fn new(config: ExportConfig, stored: StoredState) -> Self {
+        assert!(!config.address.is_wildcard(), "an export has one address");
+        assert!(config.sectors > 0 && config.buffers >= 2, "an export has sectors and buffers");
+        let durability = Durability::new(config.cache);
+        let access = Access { allow: config.allow.clone(), mask: stored.mask, reservation: stored.reservation };
+        Self {
+            config,
+            access,
+            config_string: stored.config_string,
+            ordering: Ordering::default(),
+            flushes: Flushes::default(),
+            durability,
+            counters: Counters::default(),
+        }
+    }
+
+    /// What has to survive a restart.
+    pub fn stored(&self) -> StoredState {
+        StoredState {
+            config_string: self.config_string.clone(),
+            mask: self.access.mask.clone(),
+            reservation: self.access.reservation.clone(),
+        }
+    }
+
+    /// What IDENTIFY says.
+    pub fn identify(&self) -> Identify {
+        let writable = !self.config.read_only;
+        Identify {
+            sectors: self.config.sectors,
+            serial: self.config.serial.clone(),
+            firmware: env!("CARGO_PKG_VERSION").to_owned(),
+            model: self.config.model.clone(),
+            wwn: world_wide_name(&self.config.serial),
+            lba48: true,
+            physical_sector_exponent: self.config.physical_sector_exponent,
+            rotational: self.config.rotational,
+            write_cache: writable && self.durability.cache_is_on(),
+            flush: true,
+            flush_ext: true,
+            fua: writable,
+            trim_sectors_max: if writable { TRIM_SECTORS_MAX } else { 0 },
+            trim_zeroes: writable,
+            logs: true,
+            read_only: self.config.read_only,
+            exactly_once: true,
+        }
+    }
+
+    /// Sectors per command to advertise on a link whose frames carry `frame_sectors`: whole physical sectors
+    /// where possible, so that large transfers are not cut into pieces that make the disk read before it
+    /// writes.
+    pub fn advertised_sectors(&self, frame_sectors: u8) -> u8 {
+        let physical = 1u32 << self.config.physical_sector_exponent.min(7);
+        let whole = u32::from(frame_sectors) / physical * physical;
+        if whole > 0 { whole as u8 } else { frame_sectors }
+    }
+}
+
+/// A locally assigned (NAA 3) name that follows from the serial number: FNV-1a, 60 bits.
+fn world_wide_name(serial: &str) -> u64 {
+    let hash = serial
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    3 << 60 | hash >> 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn export(physical_sector_exponent: u8) -> Export {
+        let config = ExportConfig {
+            address: Address::new(0, 1),
+            sectors: 2048,
+            read_only: false,
+            buffers: 16,
+            allow: vec![],
+            cache: CacheMode::Auto,
+            serial: "A".into(),
+            model: "M".into(),
+            physical_sector_exponent,
+            rotational: None,
+        };
+        Export::new(config, StoredState::default())
+    }
+
+    #[test]
+    fn frames_carry_whole_physical_sectors_where_they_can() {
+        assert_eq!(export(3).advertised_sectors(17), 16);
+        assert_eq!(export(3).advertised_sectors(2), 2);
+        assert_eq!(export(0).advertised_sectors(17), 17);
+    }
+
+    #[test]
+    fn names_are_locally_assigned_and_differ() {
+        assert_eq!(world_wide_name("A") >> 60, 3);
+        assert_ne!(world_wide_name("A"), world_wide_name("B"));
+    }
+}
