@@ -1,6 +1,6 @@
 //! What AoE targets and initiators share.
 //!
-//! `wire`, `ata`, `addr`, `frame` and `time` are values without sockets, files, threads or clocks; the
+//! `wire`, `ata`, `addr`, `frame`, `ordering` and `time` are values without sockets, files, threads or clocks; the
 //! engines on both sides are built from them. `link` and `netlink` are the only modules here that talk
 //! to the kernel.
 
@@ -9,5 +9,6 @@ pub mod ata;
 pub mod frame;
 pub mod link;
 pub mod netlink;
+pub mod ordering;
 pub mod time;
 pub mod wire;

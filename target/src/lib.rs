@@ -1,4 +1,13 @@
 //! AoE target: an engine without I/O, disk back-ends, and the loop that joins them to Ethernet.
+//!
+//! `serve` starts the workers and watches over them; a `worker` owns some exports and everything they need, so that
+//! nothing is shared between workers and nothing is locked on the way of a request.
 
+pub mod cli;
 pub mod disk;
 pub mod engine;
+mod lanes;
+mod mailbox;
+pub mod serve;
+pub mod state;
+mod worker;

@@ -83,7 +83,7 @@ impl AtaRepr {
     /// When `out` is shorter than `WIRE_LEN`.
     pub fn emit<'a>(&self, out: &'a mut [u8]) -> &'a mut [u8] {
         assert!(self.registers <= LBA48_MAX, "LBA registers hold 48 bits");
-        let (view, rest) = AtaView::mut_from_prefix(out).ok().expect("room for the ATA registers");
+        let (view, rest) = AtaView::mut_from_prefix(out).expect("room for the ATA registers");
         view.flags = self.flags.bits();
         view.feature = self.feature;
         view.count = self.count;

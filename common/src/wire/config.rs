@@ -121,7 +121,7 @@ impl<'a> ConfigRepr<'a> {
     /// When `out` is shorter than `wire_len()`, or the string longer than `CONFIG_STRING_MAX`.
     pub fn emit<'b>(&self, out: &'b mut [u8]) -> &'b mut [u8] {
         assert!(self.string.len() <= CONFIG_STRING_MAX, "config strings have at most {CONFIG_STRING_MAX} bytes");
-        let (view, rest) = ConfigView::mut_from_prefix(out).ok().expect("room for a config message");
+        let (view, rest) = ConfigView::mut_from_prefix(out).expect("room for a config message");
         view.buffer_count.set(self.buffer_count);
         view.firmware.set(self.firmware);
         view.sector_count = self.sector_count;

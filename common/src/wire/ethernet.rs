@@ -69,7 +69,7 @@ impl EthernetRepr {
     /// # Panics
     /// When `out` is shorter than `wire_len()`.
     pub fn emit<'a>(&self, out: &'a mut [u8]) -> &'a mut [u8] {
-        let (view, rest) = EthernetView::mut_from_prefix(out).ok().expect("room for an Ethernet header");
+        let (view, rest) = EthernetView::mut_from_prefix(out).expect("room for an Ethernet header");
         view.destination = self.destination.octets();
         view.source = self.source.octets();
         let Some(tci) = self.vlan else {
@@ -77,7 +77,7 @@ impl EthernetRepr {
             return rest;
         };
         view.ethertype.set(ETHERTYPE_VLAN);
-        let (tag, rest) = VlanView::mut_from_prefix(rest).ok().expect("room for a VLAN tag");
+        let (tag, rest) = VlanView::mut_from_prefix(rest).expect("room for a VLAN tag");
         tag.tci.set(tci);
         tag.ethertype.set(ETHERTYPE_AOE);
         rest

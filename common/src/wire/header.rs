@@ -167,7 +167,7 @@ impl HeaderRepr {
     /// # Panics
     /// When `out` is shorter than `WIRE_LEN`.
     pub fn emit<'a>(&self, out: &'a mut [u8]) -> &'a mut [u8] {
-        let (view, rest) = HeaderView::mut_from_prefix(out).ok().expect("room for an AoE header");
+        let (view, rest) = HeaderView::mut_from_prefix(out).expect("room for an AoE header");
         let response = if self.response { FLAG_RESPONSE } else { 0 };
         let error = if self.error.is_some() { FLAG_ERROR } else { 0 };
         view.version_flags = self.version << 4 | response | error;

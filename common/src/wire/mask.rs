@@ -171,13 +171,13 @@ impl MaskRepr {
     /// # Panics
     /// When `out` is too short.
     pub fn emit<'a>(&self, directives: impl IntoIterator<Item = DirectiveRepr>, out: &'a mut [u8]) -> &'a mut [u8] {
-        let (view, mut rest) = MaskView::mut_from_prefix(out).ok().expect("room for a mask message");
+        let (view, mut rest) = MaskView::mut_from_prefix(out).expect("room for a mask message");
         view.reserved = 0;
         view.command = self.command.into();
         view.error = self.error.map_or(0, MaskError::code);
         view.directive_count = self.directive_count;
         for directive in directives {
-            let (view, behind) = DirectiveView::mut_from_prefix(rest).ok().expect("room for a directive");
+            let (view, behind) = DirectiveView::mut_from_prefix(rest).expect("room for a directive");
             view.reserved = 0;
             view.command = directive.command.into();
             view.mac = directive.mac.octets();

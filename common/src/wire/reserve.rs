@@ -80,7 +80,7 @@ impl ReserveRepr {
     /// # Panics
     /// When `out` is too short.
     pub fn emit<'a>(&self, macs: impl IntoIterator<Item = MacAddr>, out: &'a mut [u8]) -> &'a mut [u8] {
-        let (view, mut rest) = ReserveView::mut_from_prefix(out).ok().expect("room for a reserve message");
+        let (view, mut rest) = ReserveView::mut_from_prefix(out).expect("room for a reserve message");
         view.command = self.command.into();
         view.mac_count = self.mac_count;
         for mac in macs {

@@ -841,10 +841,14 @@ mod tests {
             let mut slices = [IoSlice::new(&[]); MAX_OUTPUT_SLICES];
             let count = session.output_slices(&mut slices);
             assert!(count > 0);
-            let bytes: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();
-            let length = bytes.len().min(cut());
-            sent.extend_from_slice(&bytes[..length]);
-            session.output_sent(length);
+            let mut left = cut();
+            let before = sent.len();
+            for slice in &slices[..count] {
+                let length = slice.len().min(left);
+                sent.extend_from_slice(&slice[..length]);
+                left -= length;
+            }
+            session.output_sent(sent.len() - before);
         }
         sent
     }
@@ -1273,6 +1277,14 @@ mod tests {
         assert_eq!(session.input_space().len(), (256 << 10) - 1000);
         let requests = feed_all(&mut session, &vec![8; (256 << 10) - 1000]);
         assert_eq!(requests[0].command, Command::Write { offset: 0, data: vec![8; 256 << 10], fua: false });
+    }
+
+    #[test]
+    #[should_panic(expected = "more bytes than there was space for")]
+    fn overfilling_a_write_is_a_bug() {
+        let mut session = Session::transmitting(export());
+        feed_all(&mut session, &header(1, 0, 1, 0, 512));
+        session.input_filled(513);
     }
 
     #[test]

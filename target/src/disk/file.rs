@@ -243,6 +243,16 @@ impl DiskFile {
         self.options.offset_sectors * SECTOR as u64
     }
 
+    pub(super) fn is_direct(&self) -> bool {
+        self.options.direct
+    }
+
+    /// Acts as if the device wanted page-aligned memory.
+    #[cfg(test)]
+    pub(super) fn bounce_from_now_on(&mut self) {
+        self.bounce = true;
+    }
+
     /// Whether the device wants memory more aligned than a frame buffer is.
     pub(super) fn needs_bounce(&self) -> bool {
         self.bounce
@@ -360,4 +370,194 @@ fn can_unmap(file: &File, metadata: &Metadata, size: u64) -> bool {
     let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     let behind = size.next_multiple_of(4096);
     i64::try_from(behind).is_ok_and(|behind| fallocate(file, punch, behind, 4096).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
+
+    use nix::unistd::{Uid, mkfifo, setfsuid};
+
+    use super::*;
+
+    struct Scratch(tempfile::TempDir);
+
+    impl Scratch {
+        fn new() -> Self {
+            Self(tempfile::tempdir_in("/var/tmp").unwrap())
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn file(&self, name: &str, bytes: u64) -> PathBuf {
+            let path = self.path(name);
+            File::create(&path).unwrap().set_len(bytes).unwrap();
+            path
+        }
+    }
+
+    fn options(path: PathBuf) -> DiskOptions {
+        DiskOptions { path, ..DiskOptions::default() }
+    }
+
+    /// The text behind the path of the error of opening.
+    fn refusal(options: &DiskOptions) -> String {
+        let text = DiskFile::open(options).expect_err("it opened").to_string();
+        assert!(!text.contains('\n'));
+        text.strip_prefix(&format!("{}: ", options.path.display())).unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_file_is_exported_in_whole_sectors() {
+        let scratch = Scratch::new();
+        let path = scratch.file("disk", 10 * 512 + 100);
+        let disk = DiskFile::open(&options(path.clone())).unwrap();
+        assert_eq!((disk.size_bytes(), disk.tail_bytes()), (5120, 100));
+        assert_eq!(disk.physical_sector(), 4096);
+        assert!(disk.can_unmap() && !disk.read_only());
+        assert_eq!(disk.path(), path);
+        drop(disk);
+
+        let range = DiskOptions { offset_sectors: 4, length_sectors: Some(3), ..options(path.clone()) };
+        let disk = DiskFile::open(&range).unwrap();
+        assert_eq!((disk.size_bytes(), disk.tail_bytes(), disk.start()), (3 * 512, 0, 4 * 512));
+        drop(disk);
+
+        let rest = DiskOptions { offset_sectors: 4, read_only: true, ..options(path) };
+        let disk = DiskFile::open(&rest).unwrap();
+        assert_eq!((disk.size_bytes(), disk.tail_bytes()), (6 * 512, 100));
+        assert!(!disk.can_unmap() && disk.read_only());
+    }
+
+    #[test]
+    fn the_size_follows_the_file() {
+        let scratch = Scratch::new();
+        let path = scratch.file("disk", 100 * 512);
+        let resize = |bytes| File::options().write(true).open(&path).unwrap().set_len(bytes).unwrap();
+        let range = DiskOptions { offset_sectors: 10, length_sectors: Some(50), ..options(path.clone()) };
+        let mut disk = DiskFile::open(&range).unwrap();
+        assert!(!disk.refresh_size().unwrap());
+        for (bytes, size) in [(20 * 512 + 7, 10 * 512), (512, 0), (200 * 512, 50 * 512)] {
+            resize(bytes);
+            assert!(disk.refresh_size().unwrap());
+            assert_eq!((disk.size_bytes(), disk.tail_bytes()), (size, 0));
+        }
+        drop(disk);
+        let mut disk = DiskFile::open(&options(path.clone())).unwrap();
+        resize(300 * 512 + 9);
+        assert!(disk.refresh_size().unwrap());
+        assert_eq!((disk.size_bytes(), disk.tail_bytes()), (300 * 512, 9));
+    }
+
+    #[test]
+    fn what_cannot_be_exported_says_what_to_do() {
+        let scratch = Scratch::new();
+        let refused = |path| refusal(&options(path));
+        assert_eq!(
+            refused(scratch.path("nothing")),
+            "no such file; check the path, or create a disk image there with `truncate -s 10G`"
+        );
+        assert!(refused(scratch.file("file", 512).join("below")).starts_with("no such file"));
+        assert_eq!(refused(scratch.path("")), "is a directory; name a file or a block device");
+        mkfifo(&scratch.path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(refused(scratch.path("fifo")), "is a fifo; only regular files and block devices can be exported");
+        let _listener = UnixListener::bind(scratch.path("socket")).unwrap();
+        assert!(refused(scratch.path("socket")).starts_with("is a socket;"));
+        assert!(refused(PathBuf::from("/dev/null")).starts_with("is a character device;"));
+        for bytes in [0, 511] {
+            assert_eq!(
+                refused(scratch.file("small", bytes)),
+                format!("holds {bytes} bytes, less than one sector of 512; make it larger with `truncate -s 10G`")
+            );
+        }
+    }
+
+    #[test]
+    fn a_range_outside_the_file_is_refused_with_its_numbers() {
+        let scratch = Scratch::new();
+        let path = scratch.file("disk", 100 * 512);
+        for (offset_sectors, length_sectors, numbers) in [
+            (100, None, "offset 100 + length 1 sectors is outside of its 100 sectors"),
+            (90, Some(11), "offset 90 + length 11 sectors is outside of its 100 sectors"),
+            (0, Some(0), "offset 0 + length 0 sectors is outside of its 100 sectors"),
+            (u64::MAX, Some(2), "offset 18446744073709551615 + length 2 sectors is outside of its 100 sectors"),
+        ] {
+            let range = DiskOptions { offset_sectors, length_sectors, ..options(path.clone()) };
+            assert_eq!(refusal(&range), format!("{numbers}; choose a range inside"));
+        }
+    }
+
+    #[test]
+    fn permissions_are_told_apart() {
+        let scratch = Scratch::new();
+        std::fs::set_permissions(scratch.path(""), PermissionsExt::from_mode(0o755)).unwrap();
+        let readable = scratch.file("readable", 512);
+        std::fs::set_permissions(&readable, PermissionsExt::from_mode(0o444)).unwrap();
+        let secret = scratch.file("secret", 512);
+        std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o000)).unwrap();
+        // A thread whose file accesses are nobody's; root may do anything.
+        let nobody = move || {
+            setfsuid(Uid::from_raw(65534));
+            assert_eq!(
+                refusal(&options(readable.clone())),
+                "cannot be written by this user; make it writable or export it with `--read-only`"
+            );
+            assert!(DiskFile::open(&DiskOptions { read_only: true, ..options(readable) }).is_ok());
+            let unreadable = "permission denied; allow this user to read it (block devices: group `disk`)";
+            assert_eq!(refusal(&options(secret.clone())), unreadable);
+            assert_eq!(refusal(&DiskOptions { read_only: true, ..options(secret) }), unreadable);
+        };
+        std::thread::spawn(nobody).join().unwrap();
+    }
+
+    #[test]
+    fn a_writer_excludes_others_and_readers_share() {
+        let scratch = Scratch::new();
+        let writable = options(scratch.file("disk", 512));
+        let read_only = DiskOptions { read_only: true, ..writable.clone() };
+        let locked = "another process (or another export) is using it; stop that, or export it `--read-only` in both";
+        let writer = DiskFile::open(&writable).unwrap();
+        assert_eq!(refusal(&writable), locked);
+        assert_eq!(refusal(&read_only), locked);
+        drop(writer);
+        let readers = [DiskFile::open(&read_only).unwrap(), DiskFile::open(&read_only).unwrap()];
+        assert_eq!(readers[0].id(), readers[1].id());
+        assert_eq!(refusal(&writable), locked);
+    }
+
+    #[test]
+    fn a_lock_held_for_a_moment_is_waited_for() {
+        let scratch = Scratch::new();
+        let path = scratch.file("disk", 512);
+        let passing = Flock::lock(File::open(&path).unwrap(), FlockArg::LockShared).unwrap();
+        let release = std::thread::spawn(move || {
+            std::thread::sleep(LOCK_PAUSE * 2);
+            drop(passing);
+        });
+        assert!(DiskFile::open(&options(path)).is_ok());
+        release.join().unwrap();
+    }
+
+    #[test]
+    fn one_file_by_two_names_is_known() {
+        let scratch = Scratch::new();
+        let path = scratch.file("disk", 512);
+        std::os::unix::fs::symlink(&path, scratch.path("link")).unwrap();
+        let open = |path| DiskFile::open(&DiskOptions { read_only: true, ..options(path) }).unwrap();
+        assert_eq!(open(path.clone()).id(), open(scratch.path("link")).id());
+        assert_ne!(open(path).id(), open(scratch.file("other", 512)).id());
+    }
+
+    #[test]
+    fn direct_alignment_decides() {
+        let decide = |memory, offset| fit_direct(DirectAlignment { memory, offset }).map_err(|e| e.to_string());
+        assert_eq!(decide(4, 512), Ok(false));
+        assert_eq!(decide(512, 512), Ok(false));
+        assert_eq!(decide(4096, 512), Ok(true));
+        assert!(decide(512, 4096).unwrap_err().contains("in blocks of 4096 bytes"));
+        assert_eq!(decide(0, 0).unwrap_err(), "its file system does not support direct I/O; leave out `--direct`");
+    }
 }

@@ -29,8 +29,21 @@ pub(super) enum Step {
     Write { offset: u64, durable: bool },
     /// Allocate or release space.
     Fallocate { offset: u64, len: u64, mode: FallocateFlags },
-    /// fdatasync.
-    Sync,
+    /// fdatasync, of the range at least. A `len` of 0 means up to the end of the file.
+    Sync { offset: u64, len: u32 },
+}
+
+/// What a job has to know of the file it works on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// Bytes from the start of the file to the start of the export.
+    pub(super) base: u64,
+    /// Bytes of the export.
+    pub(super) size: u64,
+    /// Use memory aligned to [`MEMORY_ALIGNMENT`]; that costs an allocation and a copy.
+    pub(super) bounce: bool,
+    /// Make a write durable by a sync of its own instead of RWF_DSYNC.
+    pub(super) sync_apart: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,20 +78,21 @@ pub(super) struct Job {
     offset: u64,
     len: u64,
     done: u64,
+    /// Write with RWF_DSYNC.
+    durable_write: bool,
+    /// End with a sync.
     sync_after: bool,
     retries: u32,
     bounce: Option<Bounce>,
 }
 
 impl Job {
-    /// A job for `operation` on a file whose export starts `base` bytes into it and is `size` bytes long.
-    /// `bounce` makes it use memory aligned to [`MEMORY_ALIGNMENT`]; that costs an allocation and a copy.
-    ///
-    /// An operation that does not lie inside the export comes back: the file shrank since it was asked for.
-    pub(super) fn new(operation: DiskOperation, base: u64, size: u64, bounce: bool) -> Result<Self, DiskOperation> {
-        let (stage, offset, len, sync_after) = match operation.kind {
+    /// A job for `operation`. An operation that does not lie inside the export comes back: the file shrank since it was
+    /// asked for.
+    pub(super) fn new(operation: DiskOperation, terms: Terms) -> Result<Self, DiskOperation> {
+        let (stage, offset, len, durable) = match operation.kind {
             DiskOperationKind::Read { offset, len } => (Stage::Read, offset, u64::from(len), false),
-            DiskOperationKind::Write { offset, len, .. } => (Stage::Write, offset, u64::from(len), false),
+            DiskOperationKind::Write { offset, len, durable } => (Stage::Write, offset, u64::from(len), durable),
             DiskOperationKind::Zero { offset, len, unmap: true, durable } => (Stage::PunchHole, offset, len, durable),
             DiskOperationKind::Zero { offset, len, unmap: false, durable } => (Stage::ZeroRange, offset, len, durable),
             DiskOperationKind::Flush => (Stage::Sync, 0, 0, false),
@@ -88,14 +102,24 @@ impl Job {
             "operations come in whole sectors"
         );
         assert!(stage == Stage::Sync || len > 0, "operations have a length");
-        if offset.checked_add(len).is_none_or(|end| end > size) {
+        if offset.checked_add(len).is_none_or(|end| end > terms.size) {
             return Err(operation);
         }
-        let mut job =
-            Self { operation, stage, offset: base + offset, len, done: 0, sync_after, retries: 0, bounce: None };
+        let in_file = if stage == Stage::Sync { 0 } else { terms.base + offset };
+        let mut job = Self {
+            operation,
+            stage,
+            offset: in_file,
+            len,
+            done: 0,
+            durable_write: durable && !terms.sync_apart,
+            sync_after: durable && (stage != Stage::Write || terms.sync_apart),
+            retries: 0,
+            bounce: None,
+        };
         if matches!(stage, Stage::Read | Stage::Write) {
             assert!(len <= job.operation.buffer.payload_capacity() as u64, "the payload fits its buffer");
-            if bounce {
+            if terms.bounce {
                 let mut copy = Bounce::new(len as usize);
                 copy.bytes[copy.start..][..len as usize].copy_from_slice(job.operation.buffer.payload(len as usize));
                 job.bounce = Some(copy);
@@ -118,14 +142,15 @@ impl Job {
             Stage::Read => Step::Read { offset },
             // A write into a range that was truncated away meanwhile makes the file grow again. No data is lost by
             // that, and looking first would be a race.
-            Stage::Write => Step::Write {
-                offset,
-                durable: matches!(self.operation.kind, DiskOperationKind::Write { durable: true, .. }),
-            },
+            Stage::Write => Step::Write { offset, durable: self.durable_write },
             Stage::WriteZeros => Step::Write { offset, durable: false },
             Stage::PunchHole => Step::Fallocate { offset, len, mode: FallocateFlags::FALLOC_FL_PUNCH_HOLE | keep_size },
             Stage::ZeroRange => Step::Fallocate { offset, len, mode: FallocateFlags::FALLOC_FL_ZERO_RANGE | keep_size },
-            Stage::Sync => Step::Sync,
+            // A range too long to name is synced with the rest of the file.
+            Stage::Sync => match u32::try_from(self.len) {
+                Ok(len) => Step::Sync { offset: self.offset, len },
+                Err(_) => Step::Sync { offset: 0, len: 0 },
+            },
         }
     }
 
@@ -219,13 +244,14 @@ mod tests {
 
     const BASE: u64 = 1 << 20;
     const SIZE: u64 = 1 << 20;
+    const TERMS: Terms = Terms { base: BASE, size: SIZE, bounce: false, sync_apart: false };
 
     fn operation(kind: DiskOperationKind) -> DiskOperation {
         DiskOperation { id: OperationId(1), disk: DiskId(0), kind, buffer: FrameBuffer::new(8) }
     }
 
     fn job(kind: DiskOperationKind) -> Job {
-        Job::new(operation(kind), BASE, SIZE, false).unwrap()
+        Job::new(operation(kind), TERMS).unwrap()
     }
 
     const READ: DiskOperationKind = DiskOperationKind::Read { offset: 512, len: 4096 };
@@ -305,8 +331,27 @@ mod tests {
             assert_eq!(job.advance(count as i32), None);
         }
         assert_eq!(written, SIZE);
-        assert_eq!(job.step(), Step::Sync);
+        assert_eq!(job.step(), Step::Sync { offset: BASE, len: SIZE as u32 });
         assert_eq!(job.advance(0), Some(Ok(())));
+    }
+
+    #[test]
+    fn a_durable_write_is_synced_in_the_write_or_after_it() {
+        let kind = DiskOperationKind::Write { offset: 512, len: 1024, durable: true };
+        let mut within = job(kind);
+        assert_eq!(within.step(), Step::Write { offset: BASE + 512, durable: true });
+        assert_eq!(within.advance(1024), Some(Ok(())));
+
+        let mut apart = Job::new(operation(kind), Terms { sync_apart: true, ..TERMS }).unwrap();
+        assert_eq!(apart.step(), Step::Write { offset: BASE + 512, durable: false });
+        assert_eq!(apart.advance(1024), None);
+        assert_eq!(apart.step(), Step::Sync { offset: BASE + 512, len: 1024 });
+        assert_eq!(apart.advance(-libc::EIO), Some(Err(DiskError::Io(libc::EIO))));
+    }
+
+    #[test]
+    fn a_flush_syncs_the_whole_file() {
+        assert_eq!(job(DiskOperationKind::Flush).step(), Step::Sync { offset: 0, len: 0 });
     }
 
     #[test]
@@ -325,13 +370,13 @@ mod tests {
             DiskOperationKind::Zero { offset: 512, len: SIZE, unmap: true, durable: false },
             DiskOperationKind::Zero { offset: 512, len: u64::MAX - 511, unmap: true, durable: false },
         ] {
-            assert!(Job::new(operation(kind), BASE, SIZE, false).is_err());
+            assert!(Job::new(operation(kind), TERMS).is_err());
         }
     }
 
     #[test]
     fn a_bounced_job_works_on_aligned_memory_and_copies_back() {
-        let mut read = Job::new(operation(READ), BASE, SIZE, true).unwrap();
+        let mut read = Job::new(operation(READ), Terms { bounce: true, ..TERMS }).unwrap();
         assert_eq!(read.destination().as_ptr().addr() % MEMORY_ALIGNMENT, 0);
         read.destination().fill(7);
         assert_eq!(read.advance(4096), Some(Ok(())));
@@ -339,7 +384,7 @@ mod tests {
 
         let mut operation = operation(WRITE);
         operation.buffer.payload_mut(4096).fill(9);
-        let write = Job::new(operation, BASE, SIZE, true).unwrap();
+        let write = Job::new(operation, Terms { bounce: true, ..TERMS }).unwrap();
         assert_eq!(write.source().as_ptr().addr() % MEMORY_ALIGNMENT, 0);
         assert_eq!(write.source(), [9; 4096]);
     }

@@ -1,6 +1,5 @@
-//! The fallback engine: one blocking system call per step.
-//!
-//! It serves where io_uring is missing or forbidden. A slow disk stalls its caller for as long as a call takes.
+//! Steps as blocking system calls: all of them where io_uring is missing or forbidden, and those that are cheaper
+//! this way. A slow disk stalls the caller for as long as a call takes.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -14,21 +13,26 @@ use crate::engine::operation::DiskError;
 /// Runs all steps of `job`, which works on `file`.
 pub(super) fn run(job: &mut Job, file: &File) -> Result<(), DiskError> {
     loop {
-        let answer = match job.step() {
-            Step::Read { offset } => count(file.read_at(job.destination(), offset)),
-            Step::Write { offset, durable: false } => count(file.write_at(job.source(), offset)),
-            Step::Write { offset, durable: true } => count(write_durably(file, job.source(), offset)),
-            Step::Fallocate { offset, len, mode } => match (i64::try_from(offset), i64::try_from(len)) {
-                (Ok(offset), Ok(len)) => {
-                    nix::fcntl::fallocate(file, mode, offset, len).map_or_else(|errno| -(errno as i32), |()| 0)
-                }
-                _ => -libc::EFBIG,
-            },
-            Step::Sync => count(file.sync_data().map(|()| 0)),
-        };
+        let answer = call(job, file);
         if let Some(result) = job.advance(answer) {
             return result;
         }
+    }
+}
+
+/// Runs the current step of `job`: a count, or a negative errno.
+pub(super) fn call(job: &mut Job, file: &File) -> i32 {
+    match job.step() {
+        Step::Read { offset } => count(file.read_at(job.destination(), offset)),
+        Step::Write { offset, durable: false } => count(file.write_at(job.source(), offset)),
+        Step::Write { offset, durable: true } => count(write_durably(file, job.source(), offset)),
+        Step::Fallocate { offset, len, mode } => match (i64::try_from(offset), i64::try_from(len)) {
+            (Ok(offset), Ok(len)) => {
+                nix::fcntl::fallocate(file, mode, offset, len).map_or_else(|errno| -(errno as i32), |()| 0)
+            }
+            _ => -libc::EFBIG,
+        },
+        Step::Sync { .. } => count(file.sync_data().map(|()| 0)),
     }
 }
 

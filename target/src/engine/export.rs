@@ -2,13 +2,13 @@
 
 use aoe_common::addr::Address;
 use aoe_common::ata::Identify;
+use aoe_common::ordering::Ordering;
 use aoe_common::wire::MacAddr;
 
 use super::access::Access;
 use super::ata::TRIM_SECTORS_MAX;
 use super::durability::{CacheMode, Durability};
 use super::operation::OperationId;
-use super::ordering::Ordering;
 
 /// Requests of one export that may run or wait at a time; more are dropped, as a full queue on the wire would.
 pub const EXPORT_REQUESTS_MAX: usize = 512;
@@ -95,7 +95,7 @@ pub struct Export {
     /// Its config string.
     pub config_string: Vec<u8>,
     /// Operations running and waiting.
-    pub ordering: Ordering,
+    pub ordering: Ordering<OperationId>,
     /// FLUSH requests.
     pub flushes: Flushes,
     /// Cache mode and health.

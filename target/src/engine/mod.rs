@@ -24,7 +24,6 @@ pub mod config_string;
 pub mod durability;
 pub mod export;
 pub mod operation;
-pub mod ordering;
 pub mod pool;
 pub mod repeats;
 
@@ -33,6 +32,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use aoe_common::addr::Address;
 use aoe_common::ata::{AtaError, Status, TrimRange, log_page, trim_ranges};
 use aoe_common::frame::{FrameBuffer, HEADROOM, MIN_FRAME, SECTOR};
+use aoe_common::ordering::Footprint;
 use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::{
     AtaRepr, BROADCAST, Command, ConfigCommand, ConfigRepr, DirectiveCommand, DirectiveRepr, ErrorCode, EthernetRepr,
@@ -43,7 +43,6 @@ use self::ata::{Ask, Failure, Geometry, Refusal};
 use self::config_string::Verdict;
 use self::export::{EXPORT_REQUESTS_MAX, Export, ExportConfig, StoredState};
 use self::operation::{DiskCompletion, DiskError, DiskId, DiskOperation, DiskOperationKind, OperationId};
-use self::ordering::Footprint;
 use self::pool::Pool;
 use self::repeats::{Outcome, Repeats, RequestKey, Seen};
 
@@ -368,14 +367,16 @@ impl Target {
         let DiskCompletion { id, buffer, result } = completion;
         let request = self.requests[id.0 as usize].as_mut().expect("completions belong to requests");
         assert!(request.buffer.is_none(), "only running requests complete");
-        if let (Work::Trim { range_sectors, next, .. }, Ok(())) = (&mut request.work, result)
-            && !request.draining
-        {
+        let mut cut_off = false;
+        if let (Work::Trim { range_sectors, next, .. }, Ok(())) = (&mut request.work, result) {
             *next += 1;
             if trim_range(&buffer, *range_sectors, *next).is_some() {
-                request.buffer = Some(buffer);
-                self.start(id);
-                return;
+                if !request.draining {
+                    request.buffer = Some(buffer);
+                    self.start(id);
+                    return;
+                }
+                cut_off = true;
             }
         }
         if matches!(request.work, Work::Flush { .. }) {
@@ -387,7 +388,13 @@ impl Target {
         let mut request = self.take_request(id);
         request.buffer = Some(buffer);
         self.settle(request.export, id);
-        let outcome = self.judge_result(&request, result);
+        let outcome = if cut_off {
+            // Its station was shut out between two ranges: the rest never ran, and the answer must not hide it.
+            self.exports[request.export as usize].counters.failures += 1;
+            Outcome { status: Failure::ABORTED.status.bits(), error: Failure::ABORTED.error.bits() }
+        } else {
+            self.judge_result(&request, result)
+        };
         if let Some(key) = request.key {
             self.repeats.end(now, key, outcome);
         }
@@ -445,8 +452,8 @@ impl Target {
 
     /// The next frame to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        if self.outbox.is_empty() && !self.announcements.is_empty() && self.has_room() {
-            let (port, index) = self.announcements.pop_first().expect("not empty");
+        while self.outbox.is_empty() && self.has_room() {
+            let Some((port, index)) = self.announcements.pop_first() else { break };
             self.announce(port, index);
         }
         self.outbox.pop_front()

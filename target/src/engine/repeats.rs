@@ -5,15 +5,18 @@
 //! LBA and count are the same; iPXE, WinAoE, Plan 9 and our own initiator resend under the same tag.
 //!
 //! What is done is remembered for `MEMORY` after it was last asked for, for at most `REMEMBERED_MAX`
-//! requests; beyond that the oldest are forgotten early, which `forgotten_early` counts.
+//! requests; beyond that the oldest are forgotten early, which `forgotten_early` counts. So at low speed a
+//! request is known for longer than any initiator keeps resending it, and at any speed for longer than a
+//! copy of it lives in a network.
 
 use std::collections::{HashMap, VecDeque};
 
 use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::MacAddr;
 
-/// How long a request is known after it was last seen: longer than any copy of it lives in a network.
-pub const MEMORY: Duration = Duration::from_secs(15);
+/// How long a request is known after it was last seen: longer than the 180 s after which aoe.ko and, by
+/// default, our initiator give up.
+pub const MEMORY: Duration = Duration::from_secs(200);
 
 /// Requests remembered at the most: 15 s of 70 000 writes a second.
 pub const REMEMBERED_MAX: usize = 1 << 20;
@@ -171,10 +174,10 @@ mod tests {
         assert_eq!(repeats.seen(at(100), &key(1)), Seen::Running);
         repeats.end(at(100), key(1), OK);
         assert_eq!(repeats.seen(at(110), &key(1)), Seen::Done(OK));
-        assert_eq!(repeats.seen(at(124), &key(1)), Seen::Done(OK), "asking keeps it known");
-        assert_eq!(repeats.seen(at(139), &key(1)), Seen::New);
-        repeats.begin(at(140), key(2));
-        repeats.begin(at(160), key(3));
+        assert_eq!(repeats.seen(at(309), &key(1)), Seen::Done(OK), "asking keeps it known");
+        assert_eq!(repeats.seen(at(509), &key(1)), Seen::New);
+        repeats.begin(at(510), key(2));
+        repeats.begin(at(710), key(3));
         assert_eq!(repeats.len(), 2);
         assert!(repeats.ended.is_empty());
     }

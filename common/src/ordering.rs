@@ -1,13 +1,11 @@
-//! Which operations of an export may run now, and which wait for earlier ones.
+//! Which operations on a disk may run now, and which wait for earlier ones.
 //!
 //! Two operations that overlap run in the order they arrived unless both only read: the later one waits
 //! until the earlier one is over. So whatever order a disk completes in, a late write never lands under a
 //! newer one, and no read sees half of a sector that is being written.
 //!
-//! The list is bounded by what the export may have in flight (`EXPORT_REQUESTS_MAX`), and is scanned, not
-//! indexed: at the depths that occur, a scan of a short array beats any tree.
-
-use super::operation::OperationId;
+//! The list is bounded by what its owner lets in, and is scanned, not indexed: at the depths that occur, a
+//! scan of a short array beats any tree.
 
 /// Sectors `start..end` that an operation touches, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,22 +25,28 @@ impl Footprint {
 }
 
 #[derive(Debug)]
-struct Entry {
-    id: OperationId,
+struct Entry<Id> {
+    id: Id,
     footprint: Footprint,
     /// Earlier operations that must end first.
     blockers: u32,
 }
 
-/// The operations of one export that are running or waiting, in order of arrival.
-#[derive(Debug, Default)]
-pub struct Ordering {
-    entries: Vec<Entry>,
+/// The operations on one disk that are running or waiting, in order of arrival.
+#[derive(Debug)]
+pub struct Ordering<Id> {
+    entries: Vec<Entry<Id>>,
 }
 
-impl Ordering {
+impl<Id> Default for Ordering<Id> {
+    fn default() -> Self {
+        Self { entries: Vec::new() }
+    }
+}
+
+impl<Id: Copy + Eq> Ordering<Id> {
     /// Adds an operation behind all others. Returns whether it may run at once.
-    pub fn admit(&mut self, id: OperationId, footprint: Footprint) -> bool {
+    pub fn admit(&mut self, id: Id, footprint: Footprint) -> bool {
         assert!(footprint.start < footprint.end, "an operation touches at least one sector");
         let blockers = self.entries.iter().filter(|entry| entry.footprint.conflicts(&footprint)).count() as u32;
         self.entries.push(Entry { id, footprint, blockers });
@@ -50,7 +54,7 @@ impl Ordering {
     }
 
     /// Takes an operation out, done or cancelled, and hands those that may run now to `ready`, in order.
-    pub fn finish(&mut self, id: OperationId, mut ready: impl FnMut(OperationId)) {
+    pub fn finish(&mut self, id: Id, mut ready: impl FnMut(Id)) {
         let at = self.entries.iter().position(|entry| entry.id == id).expect("only admitted operations finish");
         let footprint = self.entries.remove(at).footprint;
         for entry in &mut self.entries[at..] {
@@ -83,20 +87,20 @@ mod tests {
         Footprint { start, end, writes }
     }
 
-    fn finish(ordering: &mut Ordering, id: u32) -> Vec<u32> {
+    fn finish(ordering: &mut Ordering<u32>, id: u32) -> Vec<u32> {
         let mut ready = Vec::new();
-        ordering.finish(OperationId(id), |id| ready.push(id.0));
+        ordering.finish(id, |id| ready.push(id));
         ready
     }
 
     #[test]
     fn reads_share_and_writes_wait() {
-        let mut ordering = Ordering::default();
-        assert!(ordering.admit(OperationId(0), op(0, 8, false)));
-        assert!(ordering.admit(OperationId(1), op(4, 12, false)));
-        assert!(!ordering.admit(OperationId(2), op(7, 9, true)));
-        assert!(!ordering.admit(OperationId(3), op(8, 9, false)), "a read behind a waiting write waits too");
-        assert!(ordering.admit(OperationId(4), op(12, 13, true)));
+        let mut ordering = Ordering::<u32>::default();
+        assert!(ordering.admit(0, op(0, 8, false)));
+        assert!(ordering.admit(1, op(4, 12, false)));
+        assert!(!ordering.admit(2, op(7, 9, true)));
+        assert!(!ordering.admit(3, op(8, 9, false)), "a read behind a waiting write waits too");
+        assert!(ordering.admit(4, op(12, 13, true)));
         assert_eq!(finish(&mut ordering, 0), []);
         assert_eq!(finish(&mut ordering, 1), [2]);
         assert_eq!(finish(&mut ordering, 2), [3]);
@@ -104,10 +108,10 @@ mod tests {
 
     #[test]
     fn a_cancelled_operation_frees_those_behind_it() {
-        let mut ordering = Ordering::default();
-        assert!(ordering.admit(OperationId(0), op(0, 1, true)));
-        assert!(!ordering.admit(OperationId(1), op(0, 2, true)));
-        assert!(!ordering.admit(OperationId(2), op(1, 2, true)));
+        let mut ordering = Ordering::<u32>::default();
+        assert!(ordering.admit(0, op(0, 1, true)));
+        assert!(!ordering.admit(1, op(0, 2, true)));
+        assert!(!ordering.admit(2, op(1, 2, true)));
         assert_eq!(finish(&mut ordering, 1), [2]);
         assert_eq!(ordering.len(), 2);
     }
@@ -121,7 +125,7 @@ mod tests {
             picks in proptest::collection::vec(any::<prop::sample::Index>(), 40),
         ) {
             let footprints: Vec<_> = footprints.into_iter().map(|(start, len, writes)| op(start, start + len, writes)).collect();
-            let mut ordering = Ordering::default();
+            let mut ordering = Ordering::<u32>::default();
             let mut running: Vec<usize> = Vec::new();
             let mut started: Vec<usize> = Vec::new();
             let mut start = |id: usize, running: &mut Vec<usize>| {
@@ -130,7 +134,7 @@ mod tests {
                 started.push(id);
             };
             for (id, footprint) in footprints.iter().enumerate() {
-                if ordering.admit(OperationId(id as u32), *footprint) { start(id, &mut running); }
+                if ordering.admit(id as u32, *footprint) { start(id, &mut running); }
             }
             for pick in picks {
                 if running.is_empty() { break; }

@@ -1,0 +1,77 @@
+//! The frames an initiator sends.
+
+use aoe_common::addr::Address;
+use aoe_common::ata::command;
+use aoe_common::frame::{HEADROOM, MAX_SECTORS, MIN_FRAME, SECTOR};
+use aoe_common::wire::{
+    AtaFlags, AtaRepr, BROADCAST, Command, ConfigCommand, ConfigRepr, EthernetRepr, Frame, HeaderRepr, MacAddr, VERSION,
+};
+
+/// The longest frame an engine writes, in bytes.
+pub const FRAME_MAX: usize = HEADROOM + MAX_SECTORS * SECTOR;
+
+/// Who sends a request to whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Envelope {
+    /// Our address on the port.
+    pub source: MacAddr,
+    /// The target's address.
+    pub destination: MacAddr,
+    /// The device.
+    pub address: Address,
+    /// The request's tag.
+    pub tag: u32,
+}
+
+impl Envelope {
+    fn emit<'a>(&self, command: Command, out: &'a mut [u8]) -> &'a mut [u8] {
+        let ethernet = EthernetRepr { destination: self.destination, source: self.source, vlan: None };
+        let header = HeaderRepr {
+            version: VERSION,
+            response: false,
+            error: None,
+            address: self.address,
+            command,
+            tag: self.tag,
+        };
+        Frame::emit_headers(&ethernet, &header, out)
+    }
+}
+
+/// Asks everybody on a port for their config string. Writes a frame and returns its length.
+pub fn config_query(source: MacAddr, address: Address, tag: u32, out: &mut [u8]) -> usize {
+    out[..MIN_FRAME].fill(0);
+    let envelope = Envelope { source, destination: BROADCAST, address, tag };
+    ConfigRepr::request(ConfigCommand::Read, b"").emit(envelope.emit(Command::Config, out));
+    MIN_FRAME
+}
+
+/// Asks a target what its disk is. Writes a frame and returns its length.
+pub fn identify(envelope: &Envelope, out: &mut [u8]) -> usize {
+    // The Device register as Linux sends it.
+    let ata = AtaRepr {
+        flags: AtaFlags::empty(),
+        feature: 0,
+        count: 1,
+        command: command::IDENTIFY_DEVICE,
+        registers: 0xa0 << 24,
+    };
+    ata_request(envelope, &ata, 0, |_| {}, out)
+}
+
+/// An ATA request with `data_len` bytes of data. Writes a frame and returns its length.
+pub fn ata_request(
+    envelope: &Envelope,
+    ata: &AtaRepr,
+    data_len: usize,
+    fill: impl FnOnce(&mut [u8]),
+    out: &mut [u8],
+) -> usize {
+    let len = (HEADROOM + data_len).max(MIN_FRAME);
+    if data_len < MIN_FRAME - HEADROOM {
+        out[HEADROOM..MIN_FRAME].fill(0);
+    }
+    let data = ata.emit(envelope.emit(Command::Ata, out));
+    fill(&mut data[..data_len]);
+    len
+}

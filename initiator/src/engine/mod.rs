@@ -1,0 +1,104 @@
+//! The initiator engine: requests and frames go in, frames and completions come out.
+//!
+//! Values without sockets, files, threads or clocks. [`Device`] serves the requests to one AoE disk over any
+//! number of paths; [`Discovery`] finds disks. The contract with their driver:
+//!
+//! 1. `handle_*` and `submit` take an input and the current time, never block and do bounded work.
+//! 2. After any input the driver pulls `poll_transmit` until `None` (each frame is written into a buffer of
+//!    the driver's), then `poll_completion` and `poll_event`, and sleeps no longer than `poll_timeout` says.
+//! 3. Time only moves forward. All randomness is the first tag, which the driver chooses.
+//! 4. A crash is a drop of the value; nothing survives it.
+//!
+//! What a device promises to its user: a request completes once, and with success only when a target said so
+//! for every part of it; overlapping writes reach the target in the order they were submitted; an old copy of
+//! a write never lands over a newer one, as far as the initiator alone can see to it.
+
+mod device;
+mod discovery;
+mod frames;
+mod path;
+mod quarantine;
+mod rtt;
+mod window;
+
+pub use device::{
+    Completion, Device, DeviceConfig, DeviceState, DeviceStats, Event, IoError, Operation, PathStats, REQUESTS_MAX,
+    Request,
+};
+pub use discovery::{Discovery, FOUND_MAX, Found};
+pub use frames::FRAME_MAX;
+pub use path::{PATHS_MAX, PathState, WINDOW_MAX};
+pub use quarantine::QUARANTINE;
+
+use aoe_common::frame::{HEADROOM, SECTOR};
+use aoe_common::wire::MacAddr;
+
+/// Names a port between an engine and its driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortId(pub u32);
+
+/// A port that can send and receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortInfo {
+    /// Our address on it.
+    pub mac: MacAddr,
+    /// Largest Ethernet payload in bytes.
+    pub mtu: u32,
+}
+
+impl PortInfo {
+    /// Sectors per command on this port with a target that takes `offered`; 0 from old targets means 2.
+    fn sectors(self, offered: u8) -> u8 {
+        let offered = if offered == 0 { 2 } else { offered };
+        let fit = self.mtu.saturating_sub(HEADROOM as u32) / SECTOR as u32;
+        fit.min(u32::from(offered)) as u8
+    }
+}
+
+/// Tags: bit 31 is set, so that aoe.ko on the same host leaves our answers alone; the rest counts up.
+#[derive(Clone, Copy, Debug)]
+struct Tags {
+    next: u32,
+}
+
+impl Tags {
+    /// Tags from `start` on. A new run has to start where no earlier one on this host was shortly before, or a
+    /// target could take its first writes for repeats of old ones: [`tag_start`] sees to that.
+    fn new(start: u32) -> Self {
+        Self { next: start }
+    }
+
+    fn take(&mut self) -> u32 {
+        let tag = self.next | 1 << 31;
+        self.next = self.next.wrapping_add(1);
+        tag
+    }
+}
+
+/// A first tag for a run that begins at the wall-clock time `micros` (since 1970): one tag for every 4 us that
+/// pass. A run would have to use 250 000 tags a second all its life to catch up with the next one, and tags
+/// come round again after 2.4 hours.
+pub fn tag_start(micros: u64) -> u32 {
+    (micros / 4) as u32 & 0x7fff_ffff
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_have_bit_31_set_and_wrap() {
+        let mut tags = Tags::new(u32::MAX);
+        assert_eq!([tags.take(), tags.take(), tags.take()], [0xffff_ffff, 0x8000_0000, 0x8000_0001]);
+    }
+
+    #[test]
+    fn payload_is_what_both_sides_take() {
+        let port = |mtu| PortInfo { mac: MacAddr(2, 0, 0, 0, 0, 1), mtu };
+        assert_eq!(port(1500).sectors(16), 2);
+        assert_eq!(port(9000).sectors(16), 16);
+        assert_eq!(port(9000).sectors(0), 2);
+        assert_eq!(port(9000).sectors(255), 17);
+        assert_eq!(port(100).sectors(2), 0);
+    }
+}

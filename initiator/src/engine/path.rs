@@ -1,0 +1,99 @@
+//! One way to a target: its MAC address over one of our ports.
+
+use aoe_common::time::{Duration, Instant};
+use aoe_common::wire::MacAddr;
+
+use super::PortId;
+use super::rtt::Rtt;
+use super::window::Window;
+
+/// Paths of one device at the most; answers from further ones are ignored.
+pub const PATHS_MAX: usize = 16;
+
+/// Frames under way on one path at the most, whatever the target offers.
+pub const WINDOW_MAX: u32 = 256;
+
+/// Frames in a row that go unanswered before a path is given up for another.
+pub const LOSSES_TO_FAIL: u32 = 6;
+
+/// What a path is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathState {
+    /// A target answered; whether it has our disk is being asked. Attempts so far, and when to ask again.
+    Identifying {
+        /// IDENTIFY requests sent.
+        attempts: u32,
+        /// When to send the next.
+        again: Instant,
+    },
+    /// Carries requests.
+    Live,
+    /// Too many losses, or its port went away; asked now and then whether it is back.
+    Failed,
+    /// Another disk answers here under our address. Never used.
+    Foreign,
+}
+
+/// A path and what is known about it.
+#[derive(Clone, Debug)]
+pub struct Path {
+    /// Our port.
+    pub port: PortId,
+    /// The target's address.
+    pub mac: MacAddr,
+    /// Sectors per command: what frames carry and what the target takes.
+    pub sectors: u8,
+    /// What it is good for.
+    pub state: PathState,
+    /// Round-trip time.
+    pub rtt: Rtt,
+    /// Frames that may be under way.
+    pub window: Window,
+    /// Frames under way.
+    pub in_flight: u32,
+    /// Losses since the last answer.
+    pub losses: u32,
+    /// Frames sent again.
+    pub resends: u64,
+    /// Tag of the IDENTIFY that is under way.
+    pub identify_tag: Option<u32>,
+}
+
+impl Path {
+    /// A path that has just been heard of.
+    pub fn new(now: Instant, port: PortId, mac: MacAddr, sectors: u8, buffers: u16) -> Self {
+        Self {
+            port,
+            mac,
+            sectors,
+            state: PathState::Identifying { attempts: 0, again: now },
+            rtt: Rtt::default(),
+            window: Window::new(u32::from(buffers).min(WINDOW_MAX)),
+            in_flight: 0,
+            losses: 0,
+            resends: 0,
+            identify_tag: None,
+        }
+    }
+
+    /// Whether requests may be sent.
+    pub fn is_live(&self) -> bool {
+        self.state == PathState::Live
+    }
+
+    /// Whether one more request may be sent now.
+    pub fn has_room(&self) -> bool {
+        self.is_live() && self.in_flight < self.window.size()
+    }
+
+    /// To ask it (again) for its disk.
+    pub fn identify(&mut self, now: Instant) {
+        self.state = PathState::Identifying { attempts: 0, again: now };
+        self.identify_tag = None;
+    }
+
+    /// How long to wait for the answer to the IDENTIFY with that many attempts behind it.
+    pub fn identify_timeout(attempts: u32) -> Duration {
+        Duration::from_millis(200 << attempts.min(3))
+    }
+}

@@ -1,0 +1,66 @@
+//! Round-trip time of one path and the time to wait before a frame counts as lost (RFC 6298).
+
+use aoe_common::time::Duration;
+
+/// The shortest wait: a target that syncs a disk or was just not scheduled is slow, not gone.
+pub const TIMEOUT_MIN: Duration = Duration::from_millis(50);
+/// The longest wait, backed off.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(2);
+/// The wait before anything was measured.
+const TIMEOUT_INITIAL: Duration = Duration::from_millis(250);
+
+/// Smoothed round-trip time and its deviation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rtt {
+    estimate: Option<(Duration, Duration)>,
+}
+
+impl Rtt {
+    /// Takes in one measurement. Only of frames sent once: an answer to one sent twice may answer either.
+    pub fn measured(&mut self, sample: Duration) {
+        self.estimate = Some(match self.estimate {
+            None => (sample, sample / 2),
+            Some((smooth, deviation)) => ((smooth * 7 + sample) / 8, (deviation * 3 + smooth.abs_diff(sample)) / 4),
+        });
+    }
+
+    /// The smoothed round-trip time, once there is one.
+    pub fn smooth(&self) -> Option<Duration> {
+        self.estimate.map(|(smooth, _)| smooth)
+    }
+
+    /// How long to wait for the answer to a frame that has been sent `attempts` times (at least 1).
+    pub fn timeout(&self, attempts: u32) -> Duration {
+        let base = self.estimate.map_or(TIMEOUT_INITIAL, |(smooth, deviation)| smooth + deviation * 4);
+        let backoff = 1 << attempts.saturating_sub(1).min(6);
+        (base.max(TIMEOUT_MIN) * backoff).min(TIMEOUT_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settles_on_a_steady_path() {
+        let mut rtt = Rtt::default();
+        assert_eq!(rtt.timeout(1), TIMEOUT_INITIAL);
+        for _ in 0..100 {
+            rtt.measured(Duration::from_millis(40));
+        }
+        let smooth = rtt.smooth().unwrap();
+        assert!(smooth.abs_diff(Duration::from_millis(40)) < Duration::from_micros(10));
+        assert!(rtt.timeout(1) < Duration::from_millis(51));
+    }
+
+    #[test]
+    fn waits_longer_on_an_unsteady_path_and_after_each_attempt() {
+        let mut rtt = Rtt::default();
+        for n in 0..100 {
+            rtt.measured(Duration::from_millis(if n % 2 == 0 { 1 } else { 100 }));
+        }
+        assert!(rtt.timeout(1) > Duration::from_millis(150));
+        assert_eq!(rtt.timeout(2), rtt.timeout(1) * 2);
+        assert_eq!(rtt.timeout(30), TIMEOUT_MAX);
+    }
+}

@@ -1,0 +1,363 @@
+//! The command line of `aoe-target`: what can be typed, and what it means.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use aoe_common::addr::{Address, AddressError, parse_shelf, parse_slot};
+use aoe_common::wire::MacAddr;
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use crate::disk::EngineChoice;
+use crate::engine::durability::CacheMode;
+
+const EXAMPLES: &str = "\
+Examples:
+  Share a disk image as e0.1 on every Ethernet interface:
+      aoe-target export shelf 0 slot 1 disk.img
+
+  Two disks on one interface, for two hosts only:
+      aoe-target export shelf 0 slot 1 /dev/sdb shelf 0 slot 2 /dev/sdc \\
+          --interface eth1 --allow 02:00:00:00:00:0a,02:00:00:00:00:0b
+
+AoE has no passwords and no encryption: whoever can send frames on the segment can use the disk.
+
+Exit codes:
+  0  stopped cleanly (SIGTERM, SIGINT)
+  1  cannot serve, or can no longer
+  2  wrong usage";
+
+/// Shares files and block devices as disks on an Ethernet segment (ATA over Ethernet).
+#[derive(Clone, Debug, Parser)]
+#[command(name = "aoe-target", version, after_help = EXAMPLES)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `aoe-target` can do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Serve files and block devices until stopped
+    #[command(
+        override_usage = "aoe-target export [OPTIONS] shelf SHELF slot SLOT PATH [shelf SHELF slot SLOT PATH]...",
+        after_help = EXAMPLES
+    )]
+    Export(ExportArgs),
+}
+
+/// `aoe-target export`. The options apply to every export of the command.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct ExportArgs {
+    /// `shelf SHELF slot SLOT PATH`, as often as there are exports
+    #[arg(required = true, num_args = 1.., value_name = "shelf SHELF slot SLOT PATH")]
+    words: Vec<OsString>,
+
+    /// Serve on this interface only; may be repeated [default: every Ethernet interface that is up]
+    #[arg(long = "interface", short = 'i', value_name = "NAME")]
+    pub interfaces: Vec<String>,
+
+    /// Take no writes
+    #[arg(long)]
+    pub read_only: bool,
+
+    /// When a write is acknowledged
+    #[arg(long, value_enum, default_value_t = Cache::Auto, value_name = "WHEN")]
+    pub cache: Cache,
+
+    /// Bypass the page cache of this host (O_DIRECT)
+    #[arg(long)]
+    pub direct: bool,
+
+    /// Requests each export says it can queue
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(2..=1024), value_name = "N")]
+    pub buffers: u16,
+
+    /// Leave out this many 512-byte sectors at the start of the file
+    #[arg(long, default_value_t = 0, value_name = "SECTORS")]
+    pub offset: u64,
+
+    /// Export this many 512-byte sectors [default: all, and more as the file grows]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..), value_name = "SECTORS")]
+    pub length: Option<u64>,
+
+    /// Serve only stations with these addresses
+    #[arg(long, value_delimiter = ',', value_parser = station, value_name = "MAC[,MAC]...")]
+    pub allow: Vec<MacAddr>,
+
+    /// Serial number of the disk, up to 20 characters [default: made from address and path]
+    #[arg(long, value_parser = ata_text::<20>, value_name = "TEXT")]
+    pub serial: Option<String>,
+
+    /// Model of the disk, up to 40 characters
+    #[arg(long, default_value = "AoE toolkit disk", value_parser = ata_text::<40>, value_name = "TEXT")]
+    pub model: String,
+
+    /// Keep settings that clients make (config string, mask list, reservation) here
+    /// [default: $AOE_STATE_DIR, else /var/lib/aoe-target]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Serving threads; each serves its share of the exports
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
+    pub threads: u16,
+
+    /// How to reach the disks
+    #[arg(long, value_enum, default_value_t = Io::Auto, value_name = "HOW")]
+    pub io: Io,
+
+    /// Let clients change settings of many exports with one frame (to shelf or slot "any")
+    #[arg(long)]
+    pub allow_wildcard_edits: bool,
+}
+
+/// `--cache`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Cache {
+    /// Write through for a client until it sends a FLUSH, then write back
+    Auto,
+    /// Once this host's cache has it; durable after FLUSH
+    Writeback,
+    /// Once it is durable
+    Writethrough,
+}
+
+impl Cache {
+    /// What the user typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Writeback => "writeback",
+            Self::Writethrough => "writethrough",
+        }
+    }
+}
+
+impl From<Cache> for CacheMode {
+    fn from(cache: Cache) -> Self {
+        match cache {
+            Cache::Auto => Self::Auto,
+            Cache::Writeback => Self::Writeback,
+            Cache::Writethrough => Self::Writethrough,
+        }
+    }
+}
+
+/// `--io`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Io {
+    /// io_uring where the kernel allows it
+    Auto,
+    /// io_uring or nothing
+    #[value(name = "io_uring")]
+    Uring,
+    /// Blocking system calls
+    Sync,
+}
+
+impl From<Io> for EngineChoice {
+    fn from(io: Io) -> Self {
+        match io {
+            Io::Auto => Self::Auto,
+            Io::Uring => Self::Uring,
+            Io::Sync => Self::Sync,
+        }
+    }
+}
+
+/// One file to serve and under which address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The address.
+    pub address: Address,
+    /// The file or block device.
+    pub path: PathBuf,
+}
+
+/// Why a command line makes no sense, in one line.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UsageError {
+    /// The words are not of the form `shelf S slot L PATH`.
+    #[error("expected {expected}, found {found}; write `aoe-target export shelf 0 slot 1 disk.img`")]
+    Form {
+        /// What should stand there.
+        expected: &'static str,
+        /// What does.
+        found: String,
+    },
+    /// A number out of range.
+    #[error("{0}")]
+    Address(#[from] AddressError),
+    /// Two exports under one address.
+    #[error("{0} is named twice; give each export a shelf and slot of its own")]
+    Twice(Address),
+    /// One serial number for several disks.
+    #[error("--serial is for one export, and these are {0}; start one aoe-target for each, or leave it out")]
+    OneSerial(usize),
+    /// What the parser of options says.
+    #[error("{0}; see `aoe-target export --help`")]
+    Options(String),
+}
+
+impl Args {
+    /// Reads a command line, the program's name first. `None`: help or the version was asked for, and printed.
+    pub fn read(line: impl IntoIterator<Item = OsString>) -> Result<Option<Self>, UsageError> {
+        Self::try_parse_from(line).map(Some).or_else(|error| {
+            if error.exit_code() == 0 {
+                // Nobody is left to hear of a closed pipe.
+                let _ = error.print();
+                return Ok(None);
+            }
+            Err(UsageError::Options(first_paragraph(&error.to_string())))
+        })
+    }
+}
+
+impl ExportArgs {
+    /// The exports, in the order they were typed.
+    pub fn places(&self) -> Result<Vec<Place>, UsageError> {
+        let mut words = self.words.iter();
+        let mut places: BTreeMap<Address, usize> = BTreeMap::new();
+        let mut list = Vec::new();
+        while words.len() > 0 {
+            keyword("shelf", words.next())?;
+            let shelf = parse_shelf(&number("a shelf number", words.next())?)?;
+            keyword("slot", words.next())?;
+            let slot = parse_slot(&number("a slot number", words.next())?)?;
+            let path = words.next().filter(|path| !path.is_empty()).ok_or_else(|| form("a path", None))?;
+            let address = Address::new(shelf, slot);
+            if places.insert(address, list.len()).is_some() {
+                return Err(UsageError::Twice(address));
+            }
+            list.push(Place { address, path: path.into() });
+        }
+        if self.serial.is_some() && list.len() > 1 {
+            return Err(UsageError::OneSerial(list.len()));
+        }
+        Ok(list)
+    }
+}
+
+fn keyword(expected: &'static str, word: Option<&OsString>) -> Result<(), UsageError> {
+    if word.is_some_and(|word| word == expected) { Ok(()) } else { Err(form(expected, word)) }
+}
+
+/// A word of digits. Whether the number is in range is for others to say.
+fn number(expected: &'static str, word: Option<&OsString>) -> Result<String, UsageError> {
+    word.and_then(|word| word.to_str())
+        .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
+        .map(str::to_owned)
+        .ok_or_else(|| form(expected, word))
+}
+
+fn form(expected: &'static str, found: Option<&OsString>) -> UsageError {
+    let found = found.map(OsStr::new).map_or("the end".to_owned(), |word| format!("{word:?}"));
+    UsageError::Form { expected, found }
+}
+
+/// The message without hints, usage and line breaks.
+fn first_paragraph(message: &str) -> String {
+    let lines: Vec<_> = message.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let line = lines.join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+/// The address of one station.
+fn station(text: &str) -> Result<MacAddr, String> {
+    let mac: MacAddr = text.parse().map_err(|_| "write it like 02:00:00:00:00:0a".to_owned())?;
+    if mac.0 & 1 != 0 || mac == MacAddr::zero() {
+        return Err("it is no address of a single station".to_owned());
+    }
+    Ok(mac)
+}
+
+/// A text for IDENTIFY.
+fn ata_text<const MAX: usize>(text: &str) -> Result<String, String> {
+    let printable = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    if !printable || text.trim().is_empty() || text.len() > MAX {
+        return Err(format!("1 to {MAX} plain ASCII characters fit"));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<ExportArgs, UsageError> {
+        let words = line.split_whitespace().map(OsString::from);
+        let args = Args::read(words)?.expect("no help was asked for");
+        let Command::Export(export) = args.command;
+        Ok(export)
+    }
+
+    fn places(line: &str) -> Result<Vec<Place>, UsageError> {
+        read(line)?.places()
+    }
+
+    fn place(shelf: u16, slot: u8, path: &str) -> Place {
+        Place { address: Address::new(shelf, slot), path: path.into() }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_line_as_everybody_types_it() {
+        assert_eq!(places("aoe-target export shelf 0 slot 1 disk.img"), Ok(vec![place(0, 1, "disk.img")]));
+        assert_eq!(
+            places("aoe-target export shelf 0 slot 1 a shelf 65534 slot 254 shelf"),
+            Ok(vec![place(0, 1, "a"), place(65534, 254, "shelf")])
+        );
+    }
+
+    #[test]
+    fn options_stand_before_between_or_behind() {
+        for line in [
+            "aoe-target export --read-only -i eth0 shelf 0 slot 1 a shelf 0 slot 2 b",
+            "aoe-target export shelf 0 slot 1 a --read-only --interface eth0 shelf 0 slot 2 b",
+            "aoe-target export shelf 0 slot 1 a shelf 0 slot 2 b --read-only --interface=eth0",
+        ] {
+            let args = read(line).unwrap();
+            assert!(args.read_only, "{line}");
+            assert_eq!(args.interfaces, ["eth0"], "{line}");
+            assert_eq!(args.places(), Ok(vec![place(0, 1, "a"), place(0, 2, "b")]), "{line}");
+        }
+    }
+
+    #[test]
+    fn each_mistake_has_its_line() {
+        for (line, part) in [
+            ("aoe-target export disk.img", "expected shelf, found \"disk.img\""),
+            ("aoe-target export shelf 0 slot 1", "expected a path, found the end"),
+            ("aoe-target export shelf 0 1 disk.img", "expected slot, found \"1\""),
+            ("aoe-target export shelf x slot 1 disk.img", "expected a shelf number, found \"x\""),
+            ("aoe-target export shelf 65535 slot 1 disk.img", "shelf 65535 is out of range"),
+            ("aoe-target export shelf 0 slot 255 disk.img", "slot 255 is out of range"),
+            ("aoe-target export shelf 0 slot 1 a shelf 0 slot 1 b", "e0.1 is named twice"),
+            ("aoe-target export shelf 0 slot 1 a shelf 0 slot 2 b --serial X", "--serial is for one export"),
+            ("aoe-target export", "required arguments were not provided"),
+            ("aoe-target export shelf 0 slot 1 a --buffers 1", "1 is not in 2..=1024"),
+            ("aoe-target export shelf 0 slot 1 a --allow 02:00", "write it like"),
+            ("aoe-target export shelf 0 slot 1 a --allow ff:ff:ff:ff:ff:ff", "no address of a single station"),
+            ("aoe-target export shelf 0 slot 1 a --serial 123456789012345678901", "1 to 20 plain ASCII"),
+            ("aoe-target export shelf 0 slot 1 a --length 0", "0 is not in 1"),
+            ("aoe-target export shelf 0 slot 1 a --wat", "unexpected argument '--wat'"),
+            ("aoe-target serve", "unrecognized subcommand 'serve'"),
+        ] {
+            let message = places(line).unwrap_err().to_string();
+            assert!(message.contains(part), "{line}: {message}");
+            assert!(!message.contains('\n'), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn stations_are_separated_by_commas() {
+        let args = read("aoe-target export --allow 02:00:00:00:00:0a,02:00:00:00:00:0b shelf 0 slot 1 a").unwrap();
+        assert_eq!(args.allow, [MacAddr(2, 0, 0, 0, 0, 0xa), MacAddr(2, 0, 0, 0, 0, 0xb)]);
+    }
+}

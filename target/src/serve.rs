@@ -1,0 +1,401 @@
+//! Starts the workers, says what is served, and watches over them: signals, interfaces, and workers that end.
+//!
+//! This is the control side, a single thread; no request passes through it.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail};
+use aoe_common::addr::Address;
+use aoe_common::frame::SECTOR;
+use aoe_common::link::{Interface, LinkError, LinkWatch, ethernet_interfaces};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant, sleep_until, timeout};
+
+use crate::cli::{ExportArgs, Place};
+use crate::disk::{DiskFile, DiskOptions};
+use crate::engine::export::{ExportConfig, StoredState};
+use crate::mailbox::Mailbox;
+use crate::state::{StateDirectory, Store, image_name, summary};
+use crate::worker::{Plan, STOP_TIME, Served, Worker};
+
+/// How often interfaces are looked at without word of a change.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Changes of interfaces come in bursts; one look serves those of this time.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// What workers may take beyond their own limit to stop.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// Serves until SIGTERM or SIGINT. An error says in one line why that is not possible, or no longer.
+pub fn serve(args: &ExportArgs, places: &[Place]) -> Result<()> {
+    let directory = StateDirectory::open(args.state_dir.clone())
+        .context("cannot keep settings there; name a directory that can be written with --state-dir")?;
+    let exports = open_exports(args, places, directory.as_ref())?;
+    may_use_raw_sockets()?;
+    let choice = Choice { named: args.interfaces.clone() };
+    choice.check(&ethernet_interfaces().context("cannot list the interfaces")?)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(Control { args, choice }.run(exports, directory));
+    // A worker that is stuck in the kernel must not hold up the exit.
+    runtime.shutdown_background();
+    result
+}
+
+/// Opens all files before anything is started.
+fn open_exports(args: &ExportArgs, places: &[Place], directory: Option<&StateDirectory>) -> Result<Vec<Served>> {
+    let mut exports = Vec::with_capacity(places.len());
+    let mut writers: BTreeMap<PathBuf, Address> = BTreeMap::new();
+    for Place { address, path } in places {
+        if let Ok(real) = path.canonicalize()
+            && !args.read_only
+            && let Some(other) = writers.insert(real, *address)
+        {
+            bail!(
+                "{}: is exported as {other} and as {address}, and both could write; use --read-only or leave one out",
+                path.display()
+            );
+        }
+        let disk = DiskFile::open(&DiskOptions {
+            path: path.clone(),
+            read_only: args.read_only,
+            direct: args.direct,
+            offset_sectors: args.offset,
+            length_sectors: args.length,
+        })?;
+        if disk.tail_bytes() > 0 {
+            tracing::warn!(
+                "{address}: {}: the last {} bytes fill no sector of 512 and are not exported",
+                path.display(),
+                disk.tail_bytes()
+            );
+        }
+        let image = image_name(path).with_context(|| path.display().to_string())?;
+        let config = ExportConfig {
+            address: *address,
+            sectors: disk.size_bytes() / SECTOR as u64,
+            read_only: args.read_only,
+            buffers: args.buffers,
+            allow: args.allow.clone(),
+            cache: args.cache.into(),
+            serial: args.serial.clone().unwrap_or_else(|| default_serial(*address, &image)),
+            model: args.model.clone(),
+            physical_sector_exponent: (disk.physical_sector() / SECTOR as u32).ilog2() as u8,
+            rotational: disk.rotational(),
+        };
+        let stored = directory.map_or_else(StoredState::default, |directory| directory.load(*address, &image));
+        exports.push(Served { config, disk, stored, image });
+    }
+    Ok(exports)
+}
+
+/// The same after each start, and different for different disks: FNV-1a of the path, 32 bits.
+fn default_serial(address: Address, image: &Path) -> String {
+    let bytes = image.as_os_str().as_encoded_bytes();
+    let hash = bytes.iter().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    format!("S{}L{}-{hash:08x}", address.shelf, address.slot)
+}
+
+fn may_use_raw_sockets() -> Result<(), LinkError> {
+    socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
+    Ok(())
+}
+
+/// Which interfaces to serve on.
+struct Choice {
+    /// These; all when empty.
+    named: Vec<String>,
+}
+
+impl Choice {
+    /// Refuses names of nothing.
+    fn check(&self, all: &[Interface]) -> Result<()> {
+        for name in &self.named {
+            if !all.iter().any(|interface| interface.name == *name) {
+                let names: Vec<_> = all.iter().map(|interface| interface.name.as_str()).collect();
+                let there_are = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+                bail!("{name}: no such Ethernet interface; there are: {there_are}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of all that are chosen. One that a bond owns is served through the bond, unless it is named.
+    fn of(&self, all: Vec<Interface>) -> Vec<Interface> {
+        let chosen = |interface: &Interface| match self.named.is_empty() {
+            true => !interface.slave,
+            false => self.named.contains(&interface.name),
+        };
+        all.into_iter().filter(chosen).collect()
+    }
+}
+
+struct Control<'a> {
+    args: &'a ExportArgs,
+    choice: Choice,
+}
+
+/// The workers and the ways to reach them.
+#[derive(Default)]
+struct Workers {
+    mailboxes: Vec<Arc<Mailbox>>,
+    /// How each ended.
+    ends: JoinSet<Result<()>>,
+}
+
+impl Control<'_> {
+    async fn run(self, exports: Vec<Served>, directory: Option<StateDirectory>) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        // Before the first look, so that no change is missed.
+        let watch = LinkWatch::open().context("cannot follow the interfaces")?;
+        #[allow(deprecated, reason = "its successor is unsafe for the sake of descriptors that may be closed; ours is owned")]
+        let watched = AsyncFd::with_interest(watch.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
+        let look_again = Arc::new(Notify::new());
+
+        let store = directory.map(|directory| Store::start(directory, exports.len())).transpose()?;
+        let (store, store_thread) = store.unzip();
+        let mut interfaces = self.choice.of(ethernet_interfaces()?);
+        let lines: Vec<_> = exports.iter().map(|export| self.line(export)).collect();
+        let mut workers = Workers::default();
+        let engine = workers.start(self.args, exports, store, &look_again, &interfaces).await?;
+        announce(&lines, engine, &interfaces);
+
+        let mut look_at = Instant::now() + LOOK_EVERY;
+        let failure = loop {
+            tokio::select! {
+                _ = terminate.recv() => break None,
+                _ = interrupt.recv() => break None,
+                _ = hang_up.recv() => tracing::info!("SIGHUP: there is no configuration file to read again"),
+                ready = watched.readable() => {
+                    watch.drain();
+                    ready?.clear_ready();
+                    look_at = look_at.min(Instant::now() + SETTLE);
+                }
+                () = look_again.notified() => look_at = look_at.min(Instant::now() + SETTLE),
+                () = sleep_until(look_at) => {
+                    look_at = Instant::now() + LOOK_EVERY;
+                    match ethernet_interfaces() {
+                        Ok(all) => {
+                            let new = self.choice.of(all);
+                            log_changes(&interfaces, &new);
+                            interfaces = new;
+                            workers.tell_links(&interfaces);
+                        }
+                        Err(error) => tracing::warn!("cannot list the interfaces: {error}"),
+                    }
+                }
+                end = workers.next_end() => break Some(end.and(Err(anyhow!("a serving thread ended")))),
+            }
+        };
+        tracing::info!("stopping");
+        workers.stop().await?;
+        if let Some(thread) = store_thread {
+            // The workers are gone and with them the last of its clients.
+            let _ = thread.join();
+        }
+        failure.unwrap_or(Ok(()))
+    }
+
+    /// What is said of an export when it is served, in two parts: between them goes how its disk is reached.
+    fn line(&self, Served { config, disk, stored, .. }: &Served) -> Line {
+        let size = human_size(disk.size_bytes());
+        let access = if config.read_only { "read-only" } else { "read-write" };
+        let (address, path, cache) = (config.address, disk.path().display(), self.args.cache.name());
+        let direct = if self.args.direct { "  direct" } else { "" };
+        Line {
+            head: format!("serving {address}  {path}  {size}  {access}  cache {cache}{direct}"),
+            settings: (*stored != StoredState::default()).then(|| format!("  {address} keeps its {}", summary(stored))),
+        }
+    }
+}
+
+struct Line {
+    head: String,
+    settings: Option<String>,
+}
+
+/// Says what is served. Nobody may be reading that.
+fn announce(lines: &[Line], engine: &str, interfaces: &[Interface]) {
+    let name = |interface: &Interface| match interface.up {
+        true => format!("{} ({})", interface.name, interface.mac),
+        false => format!("{} (down)", interface.name),
+    };
+    let on = interfaces.iter().map(name).collect::<Vec<_>>().join(", ");
+    let on = if on.is_empty() { "no interface yet" } else { &on };
+    let mut out = io::stdout().lock();
+    for Line { head, settings } in lines {
+        let _ = writeln!(out, "{head}  {engine}  on {on}");
+        if let Some(settings) = settings {
+            let _ = writeln!(out, "{settings}");
+        }
+    }
+    let _ = out.flush();
+    if !interfaces.iter().any(|interface| interface.up) {
+        tracing::warn!("no Ethernet interface is up; waiting for one");
+    }
+}
+
+fn log_changes(before: &[Interface], now: &[Interface]) {
+    for interface in before {
+        if !now.iter().any(|other| other.index == interface.index) {
+            tracing::warn!("{}: the interface is gone; waiting for it", interface.name);
+        }
+    }
+    for interface in now {
+        let known = before.iter().find(|other| other.index == interface.index);
+        if known == Some(interface) {
+            continue;
+        }
+        let Interface { name, mac, mtu, up, .. } = interface;
+        match (up, known) {
+            (true, _) => tracing::info!("{name}: serving on it as {mac}, MTU {mtu}"),
+            (false, Some(known)) if known.up => tracing::warn!("{name}: the link is down; waiting for it"),
+            (false, _) => tracing::debug!("{name}: there, but down"),
+        }
+    }
+}
+
+impl Workers {
+    /// Starts as many workers as are asked for and useful, and waits until all serve. Tells how disks are reached.
+    async fn start(
+        &mut self,
+        args: &ExportArgs,
+        exports: Vec<Served>,
+        store: Option<Store>,
+        look_again: &Arc<Notify>,
+        interfaces: &[Interface],
+    ) -> Result<&'static str> {
+        let count = usize::from(args.threads).min(exports.len());
+        let mut shares: Vec<Vec<Served>> = (0..count).map(|_| Vec::new()).collect();
+        for (index, export) in exports.into_iter().enumerate() {
+            shares[index % count].push(export);
+        }
+        let mut engine = "";
+        for (number, exports) in shares.into_iter().enumerate() {
+            let mailbox = Arc::new(Mailbox::new()?);
+            let plan = Plan {
+                exports,
+                disk_engine: args.io.into(),
+                wildcard_edits: args.allow_wildcard_edits,
+                store: store.clone(),
+                mailbox: Arc::clone(&mailbox),
+                look_again: Arc::clone(look_again),
+            };
+            let interfaces = interfaces.to_vec();
+            let (tell_ready, ready) = oneshot::channel();
+            let (tell_end, end) = oneshot::channel();
+            std::thread::Builder::new().name(format!("aoe-worker-{number}")).spawn(move || {
+                // Who listens is gone only when the program ends anyway.
+                match Worker::start(plan, &interfaces) {
+                    Ok(worker) => {
+                        let _ = tell_ready.send(Ok(worker.disk_engine()));
+                        let _ = tell_end.send(worker.run());
+                    }
+                    Err(error) => drop(tell_ready.send(Err(error))),
+                }
+            })?;
+            engine = ready.await.context("a serving thread failed")??;
+            self.mailboxes.push(mailbox);
+            self.ends.spawn(async { end.await.unwrap_or_else(|_| Err(anyhow!("a serving thread failed"))) });
+        }
+        Ok(engine)
+    }
+
+    fn tell_links(&self, interfaces: &[Interface]) {
+        for mailbox in &self.mailboxes {
+            mailbox.leave(|mail| mail.links = Some(interfaces.to_vec()));
+        }
+    }
+
+    /// How the next worker ended.
+    async fn next_end(&mut self) -> Result<()> {
+        self.ends.join_next().await.expect("there is a worker until the stop")?
+    }
+
+    /// Lets the workers finish what is under way.
+    async fn stop(&mut self) -> Result<()> {
+        for mailbox in &self.mailboxes {
+            mailbox.leave(|mail| mail.stop = true);
+        }
+        let all_ended = async {
+            while let Some(end) = self.ends.join_next().await {
+                end??;
+            }
+            Ok(())
+        };
+        timeout(STOP_TIME + STOP_GRACE, all_ended).await.context("a disk does not answer; stopped without it")?
+    }
+}
+
+/// Bytes in the unit that people read best.
+fn human_size(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aoe_common::wire::MacAddr;
+
+    fn interface(name: &str, index: u32, slave: bool) -> Interface {
+        Interface { name: name.into(), index, mac: MacAddr(2, 0, 0, 0, 0, index as u8), mtu: 1500, up: true, slave }
+    }
+
+    #[test]
+    fn sizes_for_people() {
+        for (bytes, text) in [(512, "0.5 KiB"), (64 << 20, "64.0 MiB"), (1536 << 20, "1.5 GiB"), (u64::MAX, "16.0 EiB")]
+        {
+            assert_eq!(human_size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn default_serials_fit_and_differ() {
+        let serial = |address, path: &str| default_serial(address, Path::new(path));
+        let longest = Address::new(65534, 254);
+        assert!(serial(longest, "/a").len() <= 20);
+        assert_eq!(serial(longest, "/a"), serial(longest, "/a"));
+        assert_ne!(serial(longest, "/a"), serial(longest, "/b"));
+        assert_ne!(serial(Address::new(1, 2), "/a"), serial(Address::new(1, 3), "/a"));
+    }
+
+    #[test]
+    fn interfaces_that_are_named_must_exist() {
+        let all = [interface("eth0", 2, false), interface("eth1", 3, false)];
+        let choice = |names: &[&str]| Choice { named: names.iter().map(|name| (*name).to_owned()).collect() };
+        assert!(choice(&[]).check(&[]).is_ok());
+        assert!(choice(&["eth1"]).check(&all).is_ok());
+        let error = choice(&["eth1", "eth7"]).check(&all).unwrap_err().to_string();
+        assert_eq!(error, "eth7: no such Ethernet interface; there are: eth0, eth1");
+        let error = choice(&["eth7"]).check(&[]).unwrap_err().to_string();
+        assert!(error.ends_with("there are: none"), "{error}");
+    }
+
+    #[test]
+    fn a_bond_stands_for_its_members() {
+        let all = vec![interface("eth0", 2, true), interface("bond0", 3, false)];
+        let names = |named: &[&str]| {
+            let choice = Choice { named: named.iter().map(|name| (*name).to_owned()).collect() };
+            choice.of(all.clone()).into_iter().map(|interface| interface.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[]), ["bond0"]);
+        assert_eq!(names(&["eth0"]), ["eth0"]);
+    }
+}

@@ -1,0 +1,417 @@
+//! A worker: one thread that serves a set of exports on all interfaces.
+//!
+//! It owns its engine, its disks and a port of its own on each interface, so nothing on the way of a request is shared
+//! or locked, and all frames for an export arrive in one place, in one order. Work goes in rounds: take frames, run
+//! disk operations, send answers; each system call is for a whole batch. When a round moves nothing the worker sleeps
+//! until a port, a disk or its mailbox wakes it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use aoe_common::addr::Address;
+use aoe_common::frame::SECTOR;
+use aoe_common::link::{Filter, Interface, monotonic_now};
+use aoe_common::time::{Duration, Instant};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use tokio::sync::Notify;
+
+use crate::disk::{DiskFile, Disks, EngineChoice};
+use crate::engine::export::{ExportConfig, StoredState};
+use crate::engine::operation::{DiskError, DiskId};
+use crate::engine::{EngineConfig, Event, Persist, Target};
+use crate::lanes::{Lanes, Progress};
+use crate::mailbox::{Mail, Mailbox};
+use crate::state::{Save, Store, summary};
+
+/// Frame buffers of a worker, each for one request or answer; 9 MiB at MTU 9000, made when first needed. When all are
+/// in use, frames wait in the rings of the ports.
+pub(crate) const BUFFERS: usize = 1024;
+
+/// Disk operations in the kernel at once.
+const DISK_DEPTH: u32 = 512;
+
+/// How often one round looks for operations that ended at once and those that waited for them.
+const DISK_PASSES: usize = 8;
+
+/// How often the sizes of the files are read.
+const SIZE_CHECK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a worker that is told to stop finishes what is under way.
+pub(crate) const STOP_TIME: Duration = Duration::from_secs(10);
+
+/// An event of one kind and export is logged once in this time.
+const LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// Wake-ups other than those of ports, which go by the index of their interface.
+const FROM_DISKS: u64 = u64::MAX;
+const FROM_MAILBOX: u64 = u64::MAX - 1;
+
+/// One export to serve.
+pub(crate) struct Served {
+    pub config: ExportConfig,
+    pub disk: DiskFile,
+    /// Settings from before.
+    pub stored: StoredState,
+    /// The image's name for [`Store`].
+    pub image: PathBuf,
+}
+
+/// What a worker is told at its start.
+pub(crate) struct Plan {
+    pub exports: Vec<Served>,
+    pub disk_engine: EngineChoice,
+    pub wildcard_edits: bool,
+    /// Where settings are stored; `None` keeps them in memory.
+    pub store: Option<Store>,
+    pub mailbox: Arc<Mailbox>,
+    /// Asks for a fresh list of interfaces.
+    pub look_again: Arc<Notify>,
+}
+
+/// See the [module](self).
+pub(crate) struct Worker {
+    engine: Target,
+    disks: Disks,
+    lanes: Lanes,
+    mailbox: Arc<Mailbox>,
+    look_again: Arc<Notify>,
+    store: Option<Store>,
+    /// Images by disk id.
+    images: Vec<PathBuf>,
+    /// Saves under way.
+    saving: usize,
+    /// Everything that can wake the worker.
+    everything: Epoll,
+    /// The same without the ports, for times when no frame can be taken.
+    all_but_ports: Epoll,
+    wakeups: [EpollEvent; 64],
+    check_sizes_at: Instant,
+    logged: LogLimit,
+    stop_by: Option<Instant>,
+}
+
+impl Worker {
+    /// Starts to serve on these interfaces. The worker stays on the calling thread.
+    pub(crate) fn start(plan: Plan, interfaces: &[Interface]) -> Result<Self> {
+        let Plan { exports, disk_engine, wildcard_edits, store, mailbox, look_again } = plan;
+        let mut engine = Target::new(EngineConfig { buffers: BUFFERS, persist: store.is_some(), wildcard_edits });
+        let mut disks = Disks::new(disk_engine, DISK_DEPTH).context("io_uring; try `--io auto`")?;
+        let mut images = Vec::with_capacity(exports.len());
+        let mut addresses = Vec::with_capacity(exports.len());
+        for Served { config, disk, stored, image } in exports {
+            addresses.push((config.address.shelf, config.address.slot));
+            let id = engine.add_export(config, stored).expect("the command line names each address once");
+            assert_eq!(id.0 as usize, images.len(), "the engine counts its exports");
+            disks.insert(id, disk);
+            images.push(image);
+        }
+
+        let everything = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let all_but_ports = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        for epoll in [&everything, &all_but_ports] {
+            epoll.add(&*mailbox, EpollEvent::new(EpollFlags::EPOLLIN, FROM_MAILBOX))?;
+            if let Some(fd) = disks.poll_fd() {
+                epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, FROM_DISKS))?;
+            }
+        }
+        let mut lanes = Lanes::new(Filter::Target(addresses));
+        if let Some((name, error)) = lanes.follow(interfaces, &everything, &mut engine).into_iter().next() {
+            return Err(anyhow::Error::new(error).context(name));
+        }
+        Ok(Self {
+            engine,
+            disks,
+            lanes,
+            mailbox,
+            look_again,
+            store,
+            images,
+            saving: 0,
+            everything,
+            all_but_ports,
+            wakeups: [EpollEvent::empty(); 64],
+            check_sizes_at: monotonic_now() + SIZE_CHECK_EVERY,
+            logged: LogLimit::default(),
+            stop_by: None,
+        })
+    }
+
+    /// How disks are reached: "io_uring" or "sync".
+    pub(crate) fn disk_engine(&self) -> &'static str {
+        self.disks.name()
+    }
+
+    /// Serves until told to stop.
+    pub(crate) fn run(mut self) -> Result<()> {
+        loop {
+            let now = monotonic_now();
+            self.read_mail(now);
+            let mut moved = 0;
+            if self.stop_by.is_none() {
+                let received = self.lanes.receive(now, &mut self.engine);
+                moved += self.note(received);
+            }
+            moved += self.run_disks(now)?;
+            self.save_settings();
+            moved += self.transmit(now);
+            self.report(now);
+            self.check_sizes(now);
+            if self.is_finished(now) {
+                self.log_totals();
+                return Ok(());
+            }
+            if moved == 0 {
+                self.sleep()?;
+            }
+        }
+    }
+
+    fn read_mail(&mut self, now: Instant) {
+        let Mail { links, saved, stop } = self.mailbox.take();
+        if let Some(interfaces) = links {
+            for (name, error) in self.lanes.follow(&interfaces, &self.everything, &mut self.engine) {
+                tracing::error!("{name}: {error}");
+            }
+        }
+        for (disk, stored) in saved {
+            self.saving -= 1;
+            self.engine.handle_persisted(disk, stored);
+        }
+        if stop && self.stop_by.is_none() {
+            self.stop_by = Some(now + STOP_TIME);
+        }
+    }
+
+    /// Runs what the engine asks of the disks, and what follows from what ended. Tells how many operations moved.
+    fn run_disks(&mut self, now: Instant) -> Result<usize> {
+        let mut moved = 0;
+        for _ in 0..DISK_PASSES {
+            let mut submitted = 0;
+            while let Some(operation) = self.engine.poll_disk() {
+                self.disks.submit(operation);
+                submitted += 1;
+            }
+            if self.disks.in_flight() == 0 {
+                break;
+            }
+            self.disks
+                .flush()
+                .context("io_uring does not work any more; start again, with `--io sync` if it repeats")?;
+            let mut completed = 0;
+            self.disks.completions(|completion| {
+                self.engine.handle_completion(now, completion);
+                completed += 1;
+            });
+            moved += submitted + completed;
+            if completed == 0 {
+                break;
+            }
+        }
+        Ok(moved)
+    }
+
+    fn save_settings(&mut self) {
+        while let Some(Persist { disk, state }) = self.engine.poll_persist() {
+            let store = self.store.as_ref().expect("the engine persists only with a store");
+            let mailbox = Arc::clone(&self.mailbox);
+            store.save(Save {
+                address: self.engine.export(disk).config.address,
+                image: self.images[disk.0 as usize].clone(),
+                state,
+                done: Box::new(move |stored| mailbox.leave(|mail| mail.saved.push((disk, stored)))),
+            });
+            self.saving += 1;
+        }
+    }
+
+    fn transmit(&mut self, now: Instant) -> usize {
+        while let Some(transmit) = self.engine.poll_transmit() {
+            self.lanes.enqueue(transmit, &mut self.engine);
+        }
+        let sent = self.lanes.send(now, &mut self.engine);
+        self.note(sent)
+    }
+
+    fn note(&mut self, progress: Progress) -> usize {
+        if progress.lost_link {
+            self.look_again.notify_one();
+        }
+        progress.frames
+    }
+
+    fn report(&mut self, now: Instant) {
+        while let Some(event) = self.engine.poll_event() {
+            if let Event::DiskFailed { error: DiskError::Short, .. } = event {
+                self.check_sizes_at = now;
+            }
+            self.logged.log(now, &event);
+        }
+    }
+
+    /// Follows files that grow or shrink.
+    fn check_sizes(&mut self, now: Instant) {
+        if now < self.check_sizes_at {
+            return;
+        }
+        self.check_sizes_at = now + SIZE_CHECK_EVERY;
+        for id in (0..self.images.len() as u32).map(DiskId) {
+            let export = &self.engine.export(id).config;
+            let (address, before) = (export.address, export.sectors);
+            let disk = self.disks.file_mut(id).expect("each export has its disk");
+            match disk.refresh_size() {
+                Ok(false) => continue,
+                Ok(true) => {}
+                Err(error) => {
+                    tracing::warn!("{address}: {}: cannot read its size: {error}", disk.path().display());
+                    continue;
+                }
+            }
+            let path = disk.path().display();
+            let sectors = disk.size_bytes() / SECTOR as u64;
+            if sectors == 0 {
+                // A disk without sectors cannot be told to anybody.
+                tracing::warn!("{address}: {path} is empty now; reads and writes fail until it has its size again");
+                continue;
+            }
+            if sectors < before {
+                tracing::warn!("{address}: {path} shrank from {before} to {sectors} sectors");
+            } else {
+                tracing::info!("{address}: {path} has {sectors} sectors now, {before} before");
+            }
+            self.engine.resize(id, sectors);
+        }
+    }
+
+    /// Whether a worker that stops has done what was under way, or has no more time for it.
+    fn is_finished(&self, now: Instant) -> bool {
+        let Some(stop_by) = self.stop_by else { return false };
+        let idle = self.engine.in_flight() == 0 && self.saving == 0 && self.lanes.all_sent();
+        if !idle && now >= stop_by {
+            tracing::warn!("{} requests are unfinished after {} s", self.engine.in_flight(), STOP_TIME.as_secs());
+        }
+        idle || now >= stop_by
+    }
+
+    fn sleep(&mut self) -> Result<()> {
+        let takes_frames = self.engine.has_room() && self.stop_by.is_none();
+        let epoll = if takes_frames { &self.everything } else { &self.all_but_ports };
+        let until = [self.lanes.retry_at(), self.stop_by].into_iter().flatten().fold(self.check_sizes_at, Instant::min);
+        let millis = until.since(monotonic_now()).as_nanos().div_ceil(1_000_000);
+        let woken = match epoll.wait(&mut self.wakeups, EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))) {
+            Ok(woken) => woken,
+            Err(Errno::EINTR) => 0,
+            Err(error) => return Err(error).context("epoll"),
+        };
+        for wakeup in &self.wakeups[..woken] {
+            match wakeup.data() {
+                FROM_DISKS => {}
+                FROM_MAILBOX => self.mailbox.calm(),
+                port => self.lanes.is_readable(port),
+            }
+        }
+        Ok(())
+    }
+
+    fn log_totals(&mut self) {
+        for export in self.engine.exports() {
+            let counters = export.counters;
+            tracing::info!(
+                "{}: {} reads ({} bytes), {} writes ({} bytes), {} flushes; {} failed, {} repeated",
+                export.config.address,
+                counters.reads,
+                counters.read_bytes,
+                counters.writes,
+                counters.write_bytes,
+                counters.flushes,
+                counters.failures,
+                counters.repeats
+            );
+        }
+        self.lanes.log_totals();
+    }
+}
+
+/// Turns events into log lines, not more than one for each kind and export in a while: stations can cause them at
+/// any rate. Bounded by the number of exports.
+#[derive(Debug, Default)]
+struct LogLimit {
+    last: BTreeMap<(Address, Kind), (Instant, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Collision,
+    Disk,
+    Edit,
+    Store,
+}
+
+impl LogLimit {
+    fn log(&mut self, now: Instant, event: &Event) {
+        match event {
+            Event::AddressCollision { address, station, .. } => {
+                if let Some(more) = self.admit(now, *address, Kind::Collision) {
+                    tracing::error!("{address}: {station} serves this address too; one of the two must go{more}");
+                }
+            }
+            Event::Poisoned { address, error } => tracing::error!(
+                "{address}: {error}; written data may be lost, no more writes are taken: check the disk, start again"
+            ),
+            Event::DiskFailed { address, error } => {
+                if let Some(more) = self.admit(now, *address, Kind::Disk) {
+                    tracing::error!("{address}: {error}{more}");
+                }
+            }
+            Event::Edited { address, station, state } => {
+                if let Some(more) = self.admit(now, *address, Kind::Edit) {
+                    tracing::info!("{address}: {station} changed its settings to: {}{more}", summary(state));
+                }
+            }
+            Event::NotStored { address } => {
+                if let Some(more) = self.admit(now, *address, Kind::Store) {
+                    tracing::error!("{address}: a change of its settings could not be stored, it was refused{more}");
+                }
+            }
+        }
+    }
+
+    /// `None` when a line like this was logged just now, else how many were left out since.
+    fn admit(&mut self, now: Instant, address: Address, kind: Kind) -> Option<String> {
+        let Some((last, left_out)) = self.last.get_mut(&(address, kind)) else {
+            self.last.insert((address, kind), (now, 0));
+            return Some(String::new());
+        };
+        if now.since(*last) < LOG_EVERY {
+            *left_out += 1;
+            return None;
+        }
+        *last = now;
+        Some(match std::mem::take(left_out) {
+            0 => String::new(),
+            count => format!(" (and {count} times more)"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_events_is_a_line_now_and_then() {
+        let mut limit = LogLimit::default();
+        let (a, b) = (Address::new(0, 1), Address::new(0, 2));
+        let start = Instant::ZERO + Duration::from_secs(100);
+        assert_eq!(limit.admit(start, a, Kind::Disk).as_deref(), Some(""));
+        assert_eq!(limit.admit(start, b, Kind::Disk).as_deref(), Some(""));
+        assert_eq!(limit.admit(start, a, Kind::Edit).as_deref(), Some(""));
+        for _ in 0..3 {
+            assert_eq!(limit.admit(start + Duration::from_secs(1), a, Kind::Disk), None);
+        }
+        assert_eq!(limit.admit(start + LOG_EVERY, a, Kind::Disk).as_deref(), Some(" (and 3 times more)"));
+        assert_eq!(limit.admit(start + LOG_EVERY + LOG_EVERY, a, Kind::Disk).as_deref(), Some(""));
+    }
+}
