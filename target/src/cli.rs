@@ -29,7 +29,7 @@ Exit codes:
 
 /// Shares files and block devices as disks on an Ethernet segment (ATA over Ethernet).
 #[derive(Clone, Debug, Parser)]
-#[command(name = "aoe-target", version, after_help = EXAMPLES)]
+#[command(name = "aoe-target", version, after_help = EXAMPLES, arg_required_else_help = false)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
@@ -347,6 +347,7 @@ mod tests {
             ("aoe-target export shelf 0 slot 1 a --serial 123456789012345678901", "1 to 20 plain ASCII"),
             ("aoe-target export shelf 0 slot 1 a --length 0", "0 is not in 1"),
             ("aoe-target export shelf 0 slot 1 a --wat", "unexpected argument '--wat'"),
+            ("aoe-target", "requires a subcommand"),
             ("aoe-target serve", "unrecognized subcommand 'serve'"),
         ] {
             let message = places(line).unwrap_err().to_string();

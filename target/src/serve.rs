@@ -38,12 +38,21 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT. An error says in one line why that is not possible, or no longer.
 pub fn serve(args: &ExportArgs, places: &[Place]) -> Result<()> {
-    let directory = StateDirectory::open(args.state_dir.clone())
-        .context("cannot keep settings there; name a directory that can be written with --state-dir")?;
-    let exports = open_exports(args, places, directory.as_ref())?;
+    let mut exports = open_exports(args, places)?;
     may_use_raw_sockets()?;
     let choice = Choice { named: args.interfaces.clone() };
     choice.check(&ethernet_interfaces().context("cannot list the interfaces")?)?;
+    let directory = StateDirectory::open(args.state_dir.clone())
+        .map_err(|error| anyhow!("{error}; name a directory that can be written with --state-dir"))?;
+    if let Some(directory) = &directory {
+        for Served { config, stored, image, .. } in &mut exports {
+            *stored = directory.load(config.address, image);
+        }
+    }
+    for Served { config, disk, .. } in exports.iter().filter(|export| export.disk.tail_bytes() > 0) {
+        let (address, path, tail) = (config.address, disk.path().display(), disk.tail_bytes());
+        tracing::warn!("{address}: {path}: the last {tail} bytes fill no sector of 512 and are not exported");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(Control { args, choice }.run(exports, directory));
     // A worker that is stuck in the kernel must not hold up the exit.
@@ -52,7 +61,7 @@ pub fn serve(args: &ExportArgs, places: &[Place]) -> Result<()> {
 }
 
 /// Opens all files before anything is started.
-fn open_exports(args: &ExportArgs, places: &[Place], directory: Option<&StateDirectory>) -> Result<Vec<Served>> {
+fn open_exports(args: &ExportArgs, places: &[Place]) -> Result<Vec<Served>> {
     let mut exports = Vec::with_capacity(places.len());
     let mut writers: BTreeMap<PathBuf, Address> = BTreeMap::new();
     for Place { address, path } in places {
@@ -72,13 +81,6 @@ fn open_exports(args: &ExportArgs, places: &[Place], directory: Option<&StateDir
             offset_sectors: args.offset,
             length_sectors: args.length,
         })?;
-        if disk.tail_bytes() > 0 {
-            tracing::warn!(
-                "{address}: {}: the last {} bytes fill no sector of 512 and are not exported",
-                path.display(),
-                disk.tail_bytes()
-            );
-        }
         let image = image_name(path).with_context(|| path.display().to_string())?;
         let config = ExportConfig {
             address: *address,
@@ -92,8 +94,7 @@ fn open_exports(args: &ExportArgs, places: &[Place], directory: Option<&StateDir
             physical_sector_exponent: (disk.physical_sector() / SECTOR as u32).ilog2() as u8,
             rotational: disk.rotational(),
         };
-        let stored = directory.map_or_else(StoredState::default, |directory| directory.load(*address, &image));
-        exports.push(Served { config, disk, stored, image });
+        exports.push(Served { config, disk, stored: StoredState::default(), image });
     }
     Ok(exports)
 }
@@ -159,7 +160,10 @@ impl Control<'_> {
         let mut hang_up = signal(SignalKind::hangup())?;
         // Before the first look, so that no change is missed.
         let watch = LinkWatch::open().context("cannot follow the interfaces")?;
-        #[allow(deprecated, reason = "its successor is unsafe for the sake of descriptors that may be closed; ours is owned")]
+        #[allow(
+            deprecated,
+            reason = "its successor is unsafe for the sake of descriptors that may be closed; ours is owned"
+        )]
         let watched = AsyncFd::with_interest(watch.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
         let look_again = Arc::new(Notify::new());
 
@@ -215,7 +219,7 @@ impl Control<'_> {
         let direct = if self.args.direct { "  direct" } else { "" };
         Line {
             head: format!("serving {address}  {path}  {size}  {access}  cache {cache}{direct}"),
-            settings: (*stored != StoredState::default()).then(|| format!("  {address} keeps its {}", summary(stored))),
+            settings: (*stored != StoredState::default()).then(|| format!("  {address} keeps what clients set: {}", summary(stored))),
         }
     }
 }

@@ -218,11 +218,11 @@ mod tests {
         let mut out = vec![0; frames::FRAME_MAX];
         let (port, len) = discovery.poll_transmit(at(0), &mut out).unwrap();
         assert_eq!((port, len), (PORT, 60));
-        let question = Frame::parse(&out[..len]).unwrap();
-        assert_eq!((question.header.address, question.header.command), (Address::ANY, Command::Config));
+        let question = Frame::parse(&out[..len]).unwrap().header;
+        assert_eq!((question.address, question.command), (Address::ANY, Command::Config));
         assert!(discovery.poll_transmit(at(0), &mut out).is_none());
 
-        discovery.handle_frame(at(1), PORT, &answer(Command::Config, question.header.tag, 0, &config_body()));
+        discovery.handle_frame(at(1), PORT, &answer(Command::Config, question.tag, 0, &config_body()));
         assert!(!discovery.is_settled());
         let (_, len) = discovery.poll_transmit(at(1), &mut out).unwrap();
         let question = Frame::parse(&out[..len]).unwrap();

@@ -197,8 +197,9 @@ impl Disks {
         }
     }
 
-    /// A descriptor that polls readable (level-triggered) when [`flush`](Self::flush) would find completions. The
-    /// blocking engine has none: after its `flush` nothing is pending.
+    /// A descriptor that polls readable (level-triggered) when [`flush`](Self::flush) would find completions. A
+    /// completion may also end the wait with EINTR: flush then too. The blocking engine has none: after its `flush`
+    /// nothing is pending.
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.ring.as_ref()?.poll_fd())
     }

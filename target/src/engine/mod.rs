@@ -196,9 +196,18 @@ struct Edit {
     to: ReplyTo,
     kind: EditKind,
     before: StoredState,
-    stored: bool,
-    /// Requests of shut-out stations that still run.
+    storage: Storage,
+    /// Writing requests of shut-out stations that still run.
     draining: u32,
+}
+
+/// How far an edit has come on its way to stable storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Storage {
+    Pending,
+    Done,
+    /// The edit was taken back.
+    Failed,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -413,31 +422,21 @@ impl Target {
     pub fn handle_persisted(&mut self, disk: DiskId, stored: bool) {
         let index = disk.0;
         let edit = self.edits.get_mut(&index).expect("settings are stored for an edit");
+        assert!(edit.storage == Storage::Pending, "settings are stored once");
         if stored {
-            edit.stored = true;
-            self.edit_progress(index);
-            return;
-        }
-        let edit = self.edits.remove(&index).expect("just seen");
-        let export = &mut self.exports[index as usize];
-        export.config_string = edit.before.config_string;
-        export.access.mask = edit.before.mask;
-        export.access.reservation = edit.before.reservation;
-        for request in self.requests.iter_mut().flatten().filter(|request| request.export == index) {
-            request.draining = false;
-        }
-        let address = self.exports[index as usize].config.address;
-        self.report(Event::NotStored { address });
-        // r11 has no better word for "I cannot keep this".
-        match edit.kind {
-            EditKind::ConfigString(command) => {
-                self.answer_config(&edit.to, index, command, Some(ErrorCode::DeviceUnavailable));
+            edit.storage = Storage::Done;
+        } else {
+            edit.storage = Storage::Failed;
+            let before = edit.before.clone();
+            self.apply(index, &before);
+            for request in self.requests.iter_mut().flatten().filter(|request| request.export == index) {
+                request.draining = false;
             }
-            EditKind::Mask(_) => self.answer_mask_failure(&edit.to, MaskError::Unspecified, 0),
-            EditKind::Reservation(command) => {
-                self.answer_reservation(&edit.to, index, command, Some(ErrorCode::DeviceUnavailable));
-            }
+            // Stations the edit had let in are out again.
+            let draining = self.shut_out(index);
+            self.edits.get_mut(&index).expect("just seen").draining = draining;
         }
+        self.edit_progress(index);
     }
 
     /// The next operation for a disk.
@@ -890,19 +889,22 @@ impl Target {
             self.exports[index as usize].counters.overflows += 1;
             return;
         }
-        let export = &mut self.exports[index as usize];
-        let before = export.stored();
-        let changed = before != state;
-        export.config_string = state.config_string.clone();
-        export.access.mask = state.mask.clone();
-        export.access.reservation = state.reservation.clone();
+        let before = self.exports[index as usize].stored();
+        let storage = if before == state || !self.config.persist { Storage::Done } else { Storage::Pending };
+        self.apply(index, &state);
         let draining = self.shut_out(index);
-        let stored = !changed || !self.config.persist;
-        self.edits.insert(index, Edit { to: *to, kind, before, stored, draining });
-        if !stored {
+        self.edits.insert(index, Edit { to: *to, kind, before, storage, draining });
+        if storage == Storage::Pending {
             self.persist.push_back(Persist { disk: DiskId(index), state });
         }
         self.edit_progress(index);
+    }
+
+    fn apply(&mut self, index: u32, state: &StoredState) {
+        let export = &mut self.exports[index as usize];
+        export.config_string.clone_from(&state.config_string);
+        export.access.mask.clone_from(&state.mask);
+        export.access.reservation.clone_from(&state.reservation);
     }
 
     /// Gives up the waiting requests of stations that are no longer served, and counts their running ones.
@@ -945,10 +947,14 @@ impl Target {
 
     fn edit_progress(&mut self, index: u32) {
         let Some(edit) = self.edits.get(&index) else { return };
-        if !edit.stored || edit.draining > 0 {
+        if edit.storage == Storage::Pending || edit.draining > 0 {
             return;
         }
         let edit = self.edits.remove(&index).expect("just seen");
+        if edit.storage == Storage::Failed {
+            self.answer_not_stored(index, &edit);
+            return;
+        }
         let export = &self.exports[index as usize];
         let state = export.stored();
         if state != edit.before {
@@ -960,6 +966,21 @@ impl Target {
             EditKind::Mask(None) => self.answer_mask(&edit.to, index, MaskCommand::Edit),
             EditKind::Mask(Some((error, at))) => self.answer_mask_failure(&edit.to, error, at),
             EditKind::Reservation(command) => self.answer_reservation(&edit.to, index, command, None),
+        }
+    }
+
+    /// r11 has no better word for "I cannot keep this".
+    fn answer_not_stored(&mut self, index: u32, edit: &Edit) {
+        let address = self.exports[index as usize].config.address;
+        self.report(Event::NotStored { address });
+        match edit.kind {
+            EditKind::ConfigString(command) => {
+                self.answer_config(&edit.to, index, command, Some(ErrorCode::DeviceUnavailable));
+            }
+            EditKind::Mask(_) => self.answer_mask_failure(&edit.to, MaskError::Unspecified, 0),
+            EditKind::Reservation(command) => {
+                self.answer_reservation(&edit.to, index, command, Some(ErrorCode::DeviceUnavailable));
+            }
         }
     }
 

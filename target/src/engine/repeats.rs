@@ -187,13 +187,13 @@ mod tests {
         let mut repeats = Repeats::default();
         repeats.begin(at(0), key(1));
         repeats.end(at(0), key(1), OK);
-        assert_eq!(repeats.seen(at(15), &key(1)), Seen::New);
-        repeats.begin(at(15), key(1));
-        assert_eq!(repeats.seen(at(15), &key(1)), Seen::Running);
-        repeats.end(at(16), key(1), OK);
-        repeats.begin(at(29), key(2));
+        assert_eq!(repeats.seen(at(200), &key(1)), Seen::New);
+        repeats.begin(at(200), key(1));
+        assert_eq!(repeats.seen(at(200), &key(1)), Seen::Running);
+        repeats.end(at(201), key(1), OK);
+        repeats.begin(at(399), key(2));
         assert_eq!(
-            repeats.seen(at(30), &key(1)),
+            repeats.seen(at(400), &key(1)),
             Seen::Done(OK),
             "the old place in the queue does not end the new one"
         );

@@ -220,6 +220,15 @@ impl Work {
         !matches!(self, Self::Read | Self::Flush)
     }
 
+    /// Sectors of payload in the frame of a part that covers `sectors` sectors of the disk.
+    fn payload_sectors(self, sectors: u64) -> u64 {
+        match self {
+            Self::Read | Self::Write { .. } | Self::ZeroData { .. } => sectors,
+            Self::Trim => sectors.div_ceil(TRIM_RANGE_SECTORS_MAX).div_ceil(TRIM_ENTRIES_PER_SECTOR as u64),
+            Self::Flush | Self::ZeroCommand => 0,
+        }
+    }
+
     /// Its data crosses the wire sector by sector.
     fn carries_sectors(self) -> bool {
         matches!(self, Self::Read | Self::Write { .. } | Self::ZeroData { .. })
@@ -272,6 +281,8 @@ struct Flight {
     path: usize,
     /// Paths it was ever sent on: bit per index. Only from those an answer counts.
     paths_used: u32,
+    /// Our MAC address it was last sent from.
+    source: Option<MacAddr>,
     first_sent: Instant,
     last_sent: Instant,
     deadline: Instant,
@@ -477,13 +488,16 @@ impl Device {
         let trims = disk.is_some_and(|disk| disk.trim_sectors_max > 0);
         let trims_to_zero = disk.is_some_and(|disk| disk.trim_sectors_max > 0 && disk.trim_zeroes);
         let has_zero_command = disk.is_some_and(|disk| disk.exactly_once && disk.lba48);
+        let has_fua = disk.is_some_and(|disk| disk.fua && disk.lba48);
         let sectors_of = |buffer: &Vec<u8>| {
-            assert!(buffer.len() % SECTOR == 0, "requests are whole sectors");
+            assert!(buffer.len().is_multiple_of(SECTOR), "requests are whole sectors");
             (buffer.len() / SECTOR) as u64
         };
         let (work, lba, sectors, buffer, then_flush) = match operation {
             Operation::Read { lba, buffer } => (Work::Read, lba, sectors_of(&buffer), buffer, false),
-            Operation::Write { lba, data, fua } => (Work::Write { fua }, lba, sectors_of(&data), data, false),
+            Operation::Write { lba, data, fua } => {
+                (Work::Write { fua: fua && has_fua }, lba, sectors_of(&data), data, fua && !has_fua)
+            }
             Operation::Flush => (Work::Flush, 0, 1, Vec::new(), false),
             // Advice that the target cannot take is no failure.
             Operation::Trim { .. } if !trims && self.state == DeviceState::Up => {
@@ -497,7 +511,9 @@ impl Device {
             Operation::Zero { lba, sectors, fua, .. } if has_zero_command => {
                 (Work::ZeroCommand, lba, sectors, Vec::new(), fua)
             }
-            Operation::Zero { lba, sectors, fua, .. } => (Work::ZeroData { fua }, lba, sectors, Vec::new(), false),
+            Operation::Zero { lba, sectors, fua, .. } => {
+                (Work::ZeroData { fua: fua && has_fua }, lba, sectors, Vec::new(), fua && !has_fua)
+            }
         };
         assert!(sectors > 0 && lba.checked_add(sectors).is_some_and(|end| end <= 1 << 48), "a range of the disk");
         let size = disk.map_or(0, |disk| disk.sectors);
@@ -583,7 +599,8 @@ impl Device {
         if self.settle_at.is_some_and(|at| now >= at) {
             self.settle_at = None;
             self.state = DeviceState::Up;
-            self.ask_at = now + ASK_CALMLY;
+            // Requests that waited for this moment have not waited for an answer yet.
+            self.waiting_since = self.waiting_since.map(|_| now);
             self.report(Event::Up);
         }
         if self.quarantine.expire(now) {
@@ -652,10 +669,16 @@ impl Device {
         }
         let mac = frame.ethernet.source;
         let Some(index) = self.find_path(port, mac) else {
-            if self.paths.len() < PATHS_MAX {
-                self.paths.push(Path::new(now, port, mac, sectors, config.buffer_count));
-                self.identify_path_if_due(now, self.paths.len() - 1);
-            }
+            let path = Path::new(now, port, mac, sectors, config.buffer_count);
+            let index = if self.paths.len() < PATHS_MAX {
+                self.paths.push(path);
+                self.paths.len() - 1
+            } else {
+                let Some(index) = self.replaceable_path() else { return };
+                self.paths[index] = path;
+                index
+            };
+            self.identify_path_if_due(now, index);
             return;
         };
         let path = &mut self.paths[index];
@@ -677,6 +700,13 @@ impl Device {
                 }
             }
         }
+    }
+
+    /// A path out of use whose place a new one may take: no flight waits for an answer over it.
+    fn replaceable_path(&self) -> Option<usize> {
+        let awaited = self.flights.iter().flatten().fold(0, |paths, flight| paths | flight.paths_used);
+        let unused = |path: &Path| matches!(path.state, PathState::Failed | PathState::Foreign);
+        (0..self.paths.len()).find(|index| unused(&self.paths[*index]) && awaited & 1 << index == 0)
     }
 
     fn find_path(&self, port: PortId, mac: MacAddr) -> Option<usize> {
@@ -827,14 +857,11 @@ impl Device {
             };
             self.resend.pop_front();
             let work = self.requests[request as usize].as_ref().expect("flights belong to requests").work;
-            if work.carries_sectors() && sectors > u64::from(self.paths[path].sectors) {
+            if work.payload_sectors(sectors) > u64::from(self.paths[path].sectors) {
                 self.cut_again(now, flight_id, request, offset, sectors);
-                return self.next_part(now);
+                continue;
             }
-            let other_source = self.paths[path].port != self.paths[old].port;
-            let flight = self.flights[flight_id as usize].as_mut().expect("just seen");
-            flight.path = path;
-            flight.several_sources |= other_source;
+            self.flights[flight_id as usize].as_mut().expect("just seen").path = path;
             return Some(flight_id);
         }
         None
@@ -846,8 +873,11 @@ impl Device {
         let active = self.requests[request as usize].as_mut().expect("flights belong to requests");
         active.tainted = true;
         active.redo.push((offset, sectors));
-        self.unsent.push_front(request);
-        self.waiting_since.get_or_insert(now);
+        if active.has_unsent() {
+            self.unsent.push_front(request);
+        } else if active.flights == 0 {
+            self.end_request(now, request);
+        }
     }
 
     /// Cuts the next part off the first request that has one.
@@ -861,8 +891,9 @@ impl Device {
             }
             let path = self.choose_path()?;
             let active = self.requests[slot as usize].as_mut().expect("just seen");
-            let trim_sectors =
-                self.disk.as_ref().map_or(1, |disk| disk.trim_sectors_max).min(u16::from(self.paths[path].sectors));
+            // A target that does not trim (any more) refuses the command.
+            let trim_sectors = self.disk.as_ref().map_or(1, |disk| disk.trim_sectors_max.max(1));
+            let trim_sectors = trim_sectors.min(u16::from(self.paths[path].sectors));
             let most = match active.work {
                 Work::Flush => 1,
                 Work::ZeroCommand => ZERO_SECTORS_MAX,
@@ -885,13 +916,17 @@ impl Device {
                 }
             };
             active.flights += 1;
+            // Tags come round again; one that still waits for its answer is passed over.
+            let tag = std::iter::repeat_with(|| self.tags.take()).find(|tag| !self.by_tag.contains_key(tag));
+            let tag = tag.expect("there are more tags than flights");
             let flight = Flight {
                 request: slot,
                 offset,
                 sectors,
-                tag: self.tags.take(),
+                tag,
                 path,
                 paths_used: 0,
+                source: None,
                 first_sent: now,
                 last_sent: now,
                 deadline: now,
@@ -910,9 +945,7 @@ impl Device {
                     self.flights.len() as u32 - 1
                 }
             };
-            let tag = self.flights[id as usize].as_ref().expect("just made").tag;
-            let before = self.by_tag.insert(tag, id);
-            assert!(before.is_none(), "a tag names one flight");
+            self.by_tag.insert(tag, id);
             return Some(id);
         }
     }
@@ -939,10 +972,13 @@ impl Device {
         let port = path.port;
         let lba = active.lba + flight.offset;
         let count = flight.sectors;
-        let (tag, index) = (flight.tag, flight.path);
         let start = flight.offset as usize * SECTOR;
-        let envelope = self.envelope(index, tag).expect("live paths have a port");
-        let lba48 = self.disk.as_ref().is_none_or(|disk| disk.lba48);
+        let source = self.ports.get(&port).expect("live paths have a port").mac;
+        flight.several_sources |= flight.source.is_some_and(|before| before != source);
+        flight.source = Some(source);
+        let envelope = Envelope { source, destination: path.mac, address: self.config.address, tag: flight.tag };
+        // A range that 28 bits cannot name goes out extended, for the target to refuse.
+        let lba48 = self.disk.as_ref().is_none_or(|disk| disk.lba48) || lba + count > LBA28_MAX + 1;
         let bytes = if active.work.carries_sectors() { count as usize * SECTOR } else { 0 };
         let len = match active.work {
             Work::Read => {
@@ -964,7 +1000,7 @@ impl Device {
                 frames::ata_request(&envelope, &ata, 0, |_| {}, out)
             }
             Work::Trim => {
-                let range_sectors = count.div_ceil(TRIM_RANGE_SECTORS_MAX).div_ceil(TRIM_ENTRIES_PER_SECTOR as u64);
+                let range_sectors = active.work.payload_sectors(count);
                 let ata = AtaRepr {
                     flags: AtaFlags::EXTENDED | AtaFlags::WRITE,
                     feature: feature::TRIM,
@@ -1010,7 +1046,7 @@ impl Device {
             return;
         };
         let flight = self.flights[flight_id as usize].as_mut().expect("tags name flights");
-        if flight.paths_used & 1 << index == 0 {
+        if flight.paths_used & 1 << index == 0 || self.paths[index].state == PathState::Foreign {
             self.stats.strays += 1;
             return;
         }
@@ -1082,11 +1118,11 @@ impl Device {
 
     fn end_request(&mut self, now: Instant, slot: u32) {
         let active = self.requests[slot as usize].as_mut().expect("a request ends once");
+        if active.tainted && active.work.writes() {
+            self.quarantine.add(active.lba, active.end(), now + QUARANTINE, None);
+        }
         if active.ordered {
             active.ordered = false;
-            if active.tainted {
-                self.quarantine.add(active.lba, active.end(), now + QUARANTINE, None);
-            }
             let mut ready = Vec::new();
             self.ordering.finish(slot, |slot| ready.push(slot));
             for slot in ready {
@@ -1094,6 +1130,20 @@ impl Device {
             }
         }
         let active = self.requests[slot as usize].as_mut().expect("still there");
+        let bytes = active.buffer.len() as u64;
+        match (active.error, active.work) {
+            (Some(_), _) => self.stats.errors += 1,
+            (None, Work::Read) => {
+                self.stats.reads += 1;
+                self.stats.read_bytes += bytes;
+            }
+            (None, Work::Write { .. }) => {
+                self.stats.writes += 1;
+                self.stats.write_bytes += bytes;
+            }
+            (None, Work::Flush) => self.stats.flushes += 1,
+            (None, Work::Trim | Work::ZeroCommand | Work::ZeroData { .. }) => self.stats.trims += 1,
+        }
         if active.then_flush && active.error.is_none() {
             active.then_flush = false;
             active.work = Work::Flush;
@@ -1103,19 +1153,6 @@ impl Device {
         }
         let active = self.requests[slot as usize].take().expect("still there");
         self.free_requests.push(slot);
-        match (active.error, active.work) {
-            (Some(_), _) => self.stats.errors += 1,
-            (None, Work::Read) => {
-                self.stats.reads += 1;
-                self.stats.read_bytes += active.buffer.len() as u64;
-            }
-            (None, Work::Write { .. }) => {
-                self.stats.writes += 1;
-                self.stats.write_bytes += active.buffer.len() as u64;
-            }
-            (None, Work::Flush) => self.stats.flushes += 1,
-            (None, Work::Trim | Work::ZeroCommand | Work::ZeroData { .. }) => self.stats.trims += 1,
-        }
         let result = active.error.map_or(Ok(()), Err);
         self.completions.push_back(Completion { id: active.id, result, buffer: active.buffer });
         if self.in_flight() == 0 {
@@ -1165,7 +1202,7 @@ impl Device {
             path.in_flight -= 1;
             path.window.lost(now, flight.last_sent);
             path.losses += 1;
-            if path.losses == LOSSES_TO_FAIL {
+            if path.losses >= LOSSES_TO_FAIL {
                 failing |= 1 << flight.path;
             }
         }

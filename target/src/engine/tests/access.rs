@@ -61,7 +61,8 @@ fn only_a_holder_sets_a_reservation_but_anybody_forces_it() {
     let mut bench = Bench::new();
     let mac = "02000000000a";
     let exchange = |bench: &mut Bench, station, request: &str, flags: &str, response: &str| {
-        let (request, response) = (format!("10 00 {RESERVE_HEADER} {request}"), format!("{flags} {RESERVE_HEADER} {response}"));
+        let (request, response) =
+            (format!("10 00 {RESERVE_HEADER} {request}"), format!("{flags} {RESERVE_HEADER} {response}"));
         bench.vector(station, &request, &response);
     };
     exchange(&mut bench, A, &format!("01 01 {mac}"), "18 00", &format!("01 01 {mac}"));
@@ -173,9 +174,17 @@ fn the_edit_is_answered_when_it_is_stored_too() {
             bench.receive(&edit);
             let edited = |bench: &mut Bench| bench.take().iter().any(|answer| answer.header().tag == 50);
             assert!(!edited(&mut bench));
-            if stored_first { bench.stored(true) } else { bench.end(0, Ok(())) }
+            if stored_first {
+                bench.stored(true)
+            } else {
+                bench.end(0, Ok(()))
+            }
             assert!(!edited(&mut bench));
-            if stored_first { bench.end(0, Ok(())) } else { bench.stored(true) }
+            if stored_first {
+                bench.end(0, Ok(()))
+            } else {
+                bench.stored(true)
+            }
             assert!(edited(&mut bench));
         }
     }
@@ -213,14 +222,26 @@ fn an_edit_that_cannot_be_stored_is_taken_back() {
 }
 
 #[test]
+fn a_station_let_in_by_an_edit_that_cannot_be_stored_is_out_again() {
+    let mut bench = Bench::with(PERSISTENT, []);
+    bench.add(export(2), StoredState { mask: vec![A], reservation: vec![], ..StoredState::default() });
+    bench.take();
+    bench.receive(&admit(A, 1, &[B]));
+    bench.receive(&write(B, 2, 0, 0x11));
+    bench.receive(&write(B, 3, 0, 0x22));
+    bench.stored(false);
+    assert_eq!(bench.take(), [], "a write of B runs");
+    bench.run();
+    assert_eq!((bench.one().header().tag, bench.sector(0)), (1, 0x11), "the one that waited never does");
+}
+
+#[test]
 fn while_an_edit_waits_another_is_dropped() {
     let mut bench = Bench::with(PERSISTENT, [export(2), export(3)]);
     bench.receive(&admit(A, 1, &[A]));
-    for frame in [
-        admit(A, 2, &[A, B]),
-        reserve(A, 3, ReserveCommand::Set, &[A]),
-        config(A, 4, ConfigCommand::Set, b"abc"),
-    ] {
+    for frame in
+        [admit(A, 2, &[A, B]), reserve(A, 3, ReserveCommand::Set, &[A]), config(A, 4, ConfigCommand::Set, b"abc")]
+    {
         bench.receive(&frame);
     }
     assert_eq!((bench.stores.len(), bench.export().counters.overflows, bench.take()), (1, 3, vec![]));

@@ -3,11 +3,7 @@
 use super::*;
 
 fn vector(bench: &mut Bench, request: &str, response: &str) {
-    bench.vector(
-        A,
-        &format!("10 00 0001 02 00 00001234 {request}"),
-        &format!("18 00 0001 02 00 00001234 {response}"),
-    );
+    bench.vector(A, &format!("10 00 0001 02 00 00001234 {request}"), &format!("18 00 0001 02 00 00001234 {response}"));
 }
 
 fn sector_of(byte: u8) -> String {
@@ -173,7 +169,10 @@ fn logs_name_zero_ext() {
     let mut bench = Bench::new();
     let log = |log: u64, page: u64| command48(A, 1, command::READ_LOG_EXT, log | page << 8, 1);
     let directory = bench.answer(&log(0, 0));
-    assert_eq!((directory.outcome(), &directory.data()[..2], &directory.data()[0x60..0x62]), (OK, &[1, 0][..], &[4, 0][..]));
+    assert_eq!(
+        (directory.outcome(), &directory.data()[..2], &directory.data()[0x60..0x62]),
+        (OK, &[1, 0][..], &[4, 0][..])
+    );
     let copy = bench.answer(&log(0x30, 1));
     assert_eq!(copy.data(), bench.answer(&identify(A, 2)).data());
     let capabilities = bench.answer(&log(0x30, 3));

@@ -206,7 +206,7 @@ fn edits_by_wildcard_are_refused_unless_allowed() {
         let mut bench = Bench::with(EngineConfig { wildcard_edits: true, ..PERSISTENT }, [export(2)]);
         for edit in edits() {
             let answer = bench.answer(&to(address, edit));
-            assert!(matches!(answer.error(), None), "{answer:x?}");
+            assert_eq!(answer.error(), None, "{answer:x?}");
         }
         let all = StoredState { config_string: b"xyz".to_vec(), mask: vec![A], reservation: vec![A, B] };
         assert_eq!(bench.export().stored(), all);

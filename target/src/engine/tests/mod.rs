@@ -98,6 +98,17 @@ impl Sent {
         &self.body()[AtaRepr::WIRE_LEN..]
     }
 
+    /// Whether this tells a station how its edit of a mask list or reservation went.
+    fn answers_edit_of_access(&self) -> bool {
+        match self.header().command {
+            Command::Mask => self.error().is_none() && self.body()[1] == 1,
+            Command::Reserve => {
+                matches!(self.error(), None | Some(ErrorCode::DeviceUnavailable)) && self.body()[0] != 0
+            }
+            _ => false,
+        }
+    }
+
     /// The config string in the answer.
     fn string(&self) -> &[u8] {
         ConfigRepr::parse(self.body(), true).unwrap().string
@@ -140,6 +151,7 @@ impl Bench {
         for config in exports {
             bench.add(config, StoredState::default());
         }
+        bench.poison_pool();
         bench.set_port(PORT, port(TARGET, 1500));
         bench.take();
         bench
@@ -154,11 +166,10 @@ impl Bench {
 
     fn set_port(&mut self, id: PortId, info: Option<PortInfo>) {
         self.target.set_port(id, info);
-        self.poison_pool();
         self.pull();
     }
 
-    /// Fills all buffers that are not in use.
+    /// Fills all buffers before their first use; those made later for longer frames are filled after it.
     fn poison_pool(&mut self) {
         let free: Vec<_> = std::iter::from_fn(|| self.target.pool.take()).collect();
         for buffer in free {
@@ -173,11 +184,13 @@ impl Bench {
             assert!(end <= self.disks[operation.disk.0 as usize].len() as u64, "{operation:?} is beyond the disk");
             for other in self.held.iter().filter(|other| other.disk == operation.disk) {
                 let (other_start, other_end, _) = extent(&other.kind);
-                let conflict = start < other_end
-                    && other_start < end
-                    && (extent(&operation.kind).2 || extent(&other.kind).2);
+                let conflict =
+                    start < other_end && other_start < end && (extent(&operation.kind).2 || extent(&other.kind).2);
                 assert!(!conflict, "{operation:?} runs together with {other:?}");
                 assert!(other.id != operation.id, "an id is used twice at a time");
+            }
+            if extent(&operation.kind).2 {
+                assert!(self.serves(&operation), "a write of a station that is shut out starts");
             }
             self.asked.push(operation.kind);
             self.held.push(operation);
@@ -196,8 +209,20 @@ impl Bench {
             // The last but one byte of IDENTIFY data happens to be the same.
             let leak = sent.bytes.iter().enumerate().any(|(at, byte)| *byte == POISON && at != HEADROOM + SECTOR - 2);
             assert!(!leak, "stale bytes in {sent:x?}");
+            if sent.answers_edit_of_access() {
+                let address = sent.header().address;
+                let own = |held: &&DiskOperation| self.target.export(held.disk).config.address == address;
+                let writing = self.held.iter().filter(own).filter(|held| extent(&held.kind).2);
+                assert!(writing.clone().all(|held| self.serves(held)), "the edit came before a write it shuts out");
+            }
             self.sent.push(sent);
         }
+    }
+
+    /// Whether the station behind an operation that runs may use the export now.
+    fn serves(&self, operation: &DiskOperation) -> bool {
+        let request = self.target.requests[operation.id.0 as usize].as_ref().expect("operations belong to requests");
+        self.target.export(operation.disk).access.serves(request.to.station)
     }
 
     fn receive(&mut self, frame: &[u8]) {

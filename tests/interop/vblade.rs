@@ -1,6 +1,6 @@
 //! Debian's vblade as the target: it is discovered, attached, and holds exactly what we wrote.
 
-use aoe_tests::image::{assert_same, random_file};
+use aoe_tests::net::image::{assert_same, random_file};
 use aoe_tests::net::{Daemon, Lab};
 
 const IMAGE_BYTES: u64 = 24 << 20;

@@ -4,6 +4,8 @@
 //! everything its programs write, and it takes all of it away when dropped: processes first, whoever started them,
 //! then namespaces, then files. Every wait in here is bounded. What a test needs and does not find fails the test.
 
+pub mod image;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

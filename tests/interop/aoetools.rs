@@ -1,7 +1,7 @@
 //! aoetools' aoeping and aoecfg as clients of our target. On a virtual cable nothing pads frames but the target
 //! itself, and both tools ignore answers of less than 60 bytes.
 
-use aoe_tests::image::random_file;
+use aoe_tests::net::image::random_file;
 use aoe_tests::net::{Daemon, Lab};
 
 /// Our target on host `a` with the given exports, each of the image made here.

@@ -1,6 +1,6 @@
 //! Wireshark's dissector reads our traffic: nothing malformed, no field with a value it should not have.
 
-use aoe_tests::image::random_file;
+use aoe_tests::net::image::random_file;
 use aoe_tests::net::{Lab, Recording};
 
 /// ATA commands the tools may send: READ, WRITE (with and without EXT, PIO and DMA, FUA), FLUSH, IDENTIFY, DSM, ZERO,

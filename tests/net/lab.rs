@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use aoe_tests::image::random_file;
+use aoe_tests::net::image::random_file;
 use aoe_tests::net::{Lab, requires};
 
 /// The AoE frames one host hears of a vblade that starts on another.

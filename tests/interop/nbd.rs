@@ -1,6 +1,6 @@
 //! Foreign NBD clients on the socket that aoe-attach serves: libnbd, qemu, nbdkit and fio.
 
-use aoe_tests::image::{assert_same, random_file};
+use aoe_tests::net::image::{assert_same, random_file};
 use aoe_tests::net::{Daemon, Finished, Lab, requires};
 
 const IMAGE_BYTES: u64 = 24 << 20;

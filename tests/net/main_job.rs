@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use aoe_tests::image::{assert_clean_ext4, assert_same, ext4_image, random_file};
+use aoe_tests::net::image::{assert_clean_ext4, assert_same, ext4_image, random_file};
 use aoe_tests::net::Lab;
 
 #[test]

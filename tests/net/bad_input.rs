@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Instant;
 
-use aoe_tests::image::{assert_same, random_file};
+use aoe_tests::net::image::{assert_same, random_file};
 use aoe_tests::net::{Finished, HostCommand, Lab, wait_for};
 
 const FAILED: i32 = 1;
