@@ -1,4 +1,13 @@
 //! Userspace AoE initiator: an engine without I/O, NBD front ends, and the tools built from them.
 
+pub mod attach;
+pub mod cli;
 pub mod engine;
+pub mod log;
 pub mod nbd;
+pub mod outbox;
+pub mod place;
+pub mod ports;
+pub mod run_dir;
+pub mod status;
+pub mod text;

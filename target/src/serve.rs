@@ -219,7 +219,8 @@ impl Control<'_> {
         let direct = if self.args.direct { "  direct" } else { "" };
         Line {
             head: format!("serving {address}  {path}  {size}  {access}  cache {cache}{direct}"),
-            settings: (*stored != StoredState::default()).then(|| format!("  {address} keeps what clients set: {}", summary(stored))),
+            settings: (*stored != StoredState::default())
+                .then(|| format!("  {address} keeps what clients set: {}", summary(stored))),
         }
     }
 }

@@ -40,7 +40,9 @@ impl Disk {
     pub fn step(&mut self, handle: usize, half: usize) {
         let operation = self.running[handle].as_mut().expect("a running operation");
         let (offset, len) = match operation.kind {
-            DiskOperationKind::Read { offset, len } | DiskOperationKind::Write { offset, len, .. } => (offset, u64::from(len)),
+            DiskOperationKind::Read { offset, len } | DiskOperationKind::Write { offset, len, .. } => {
+                (offset, u64::from(len))
+            }
             DiskOperationKind::Zero { offset, len, .. } => (offset, len),
             DiskOperationKind::Flush => return,
         };
@@ -48,8 +50,12 @@ impl Disk {
         for at in (half * HALF..len).step_by(SECTOR) {
             let on_disk = &mut self.bytes[offset + at..offset + at + HALF];
             match operation.kind {
-                DiskOperationKind::Read { .. } => operation.buffer.payload_mut(len)[at..at + HALF].copy_from_slice(on_disk),
-                DiskOperationKind::Write { .. } => on_disk.copy_from_slice(&operation.buffer.payload(len)[at..at + HALF]),
+                DiskOperationKind::Read { .. } => {
+                    operation.buffer.payload_mut(len)[at..at + HALF].copy_from_slice(on_disk)
+                }
+                DiskOperationKind::Write { .. } => {
+                    on_disk.copy_from_slice(&operation.buffer.payload(len)[at..at + HALF])
+                }
                 DiskOperationKind::Zero { .. } => on_disk.fill(0),
                 DiskOperationKind::Flush => unreachable!("a flush touches no sector"),
             }

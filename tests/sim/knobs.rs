@@ -35,7 +35,7 @@ pub struct Knobs {
     pub late_max: u64,
     /// Longest disk operation.
     pub disk_max: u64,
-    /// Ports of a lone initiator go down and come back, this far apart on average; 0 is never.
+    /// Ports of the first initiator go down and come back, this far apart on average; 0 is never.
     pub flap_every: u64,
     /// Writes, trims and zeroings among the requests, in a hundred.
     pub writes: u32,
@@ -55,7 +55,7 @@ impl Knobs {
         let initiators = pick(&[1, 1, 2, 3]) as usize;
         let ports = pick(&[1, 1, 2]) as usize;
         let delay_min = pick(&[5 * MICROS, 50 * MICROS]);
-        let flap_every = if initiators == 1 && ports > 1 { pick(&[0, 300 * MILLIS, 3000 * MILLIS]) } else { 0 };
+        let flap_every = if ports > 1 { pick(&[0, 300 * MILLIS, 3000 * MILLIS]) } else { 0 };
         Self {
             initiators,
             ports,

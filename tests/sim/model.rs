@@ -65,10 +65,14 @@ impl Model {
     /// A read of one sector, begun at `began` and ended now, returned `stamp`.
     pub fn read(&mut self, began: u64, now: u64, lba: u64, stamp: Stamp) -> Result<(), String> {
         let sector = &mut self.sectors[lba as usize];
-        let legal = |write: &Write| write.stamp == stamp && write.submitted <= now && write.superseded.is_none_or(|at| at >= began);
+        let legal = |write: &Write| {
+            write.stamp == stamp && write.submitted <= now && write.superseded.is_none_or(|at| at >= began)
+        };
         if !sector.iter().any(legal) {
             let story = match sector.iter().find(|write| write.stamp == stamp) {
-                Some(Write { superseded: Some(at), .. }) => format!("which was replaced for good {} ns before", began - at),
+                Some(Write { superseded: Some(at), .. }) => {
+                    format!("which was replaced for good {} ns before", began - at)
+                }
                 _ => "which was never written there".to_owned(),
             };
             return Err(format!("a read of sector {lba}, begun at {began} ns, returned write {stamp}, {story}"));

@@ -49,7 +49,14 @@ impl Network {
     }
 
     /// Sends a frame: calls `deliver` with each copy's destination and delay in nanoseconds.
-    pub fn send(&mut self, knobs: &Knobs, rng: &mut Rng, from: Place, frame: &[u8], mut deliver: impl FnMut(Place, u64)) {
+    pub fn send(
+        &mut self,
+        knobs: &Knobs,
+        rng: &mut Rng,
+        from: Place,
+        frame: &[u8],
+        mut deliver: impl FnMut(Place, u64),
+    ) {
         self.counters.sent += 1;
         assert!(frame.len() >= 60, "frames are padded");
         if frame.len() > knobs.mtu as usize + 14 {

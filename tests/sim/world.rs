@@ -25,8 +25,8 @@ const ADDRESS: Address = Address::new(0, 1);
 
 /// Virtual time after which accidents end, whatever is still to be asked for.
 const SAFETY_PHASE_MAX: u64 = 300_000_000_000;
-/// Virtual time in which everything has to complete once accidents have ended.
-const HEALED_PHASE_MAX: u64 = 300_000_000_000;
+/// Virtual time within which something has to complete, again and again, once accidents have ended.
+const HEALED_PAUSE_MAX: u64 = 60_000_000_000;
 /// Events in one run at the most; more is a livelock.
 const STEPS_MAX: u64 = 5_000_000;
 
@@ -106,6 +106,7 @@ struct World {
     hosts: Vec<Host>,
     model: Model,
     next_stamp: u64,
+    completed_at: u64,
     report: Report,
     out: Vec<u8>,
 }
@@ -144,6 +145,7 @@ impl World {
             .map(|_| {
                 let config = DeviceConfig {
                     address: ADDRESS,
+                    identity: rng.u128(..).to_le_bytes(),
                     tag_start: rng.u32(..),
                     dead_after: None,
                     hold_writes: Duration::ZERO,
@@ -161,6 +163,7 @@ impl World {
             hosts,
             model: Model::new(knobs.sectors),
             next_stamp: 1,
+            completed_at: 0,
             queue: BTreeMap::new(),
             report: Report::default(),
             out: vec![0; initiator::FRAME_MAX],
@@ -204,7 +207,7 @@ impl World {
                 self.knobs.heal();
                 healed_at = Some(self.now);
             }
-            if healed_at.is_some_and(|at| self.now > at + HEALED_PHASE_MAX) {
+            if healed_at.is_some_and(|at| self.now > self.completed_at.max(at) + HEALED_PAUSE_MAX) {
                 return Err(self.describe_stall());
             }
             self.step()?;
@@ -294,7 +297,8 @@ impl World {
         let mut copies = Vec::new();
         self.network.send(&self.knobs, &mut self.rng, from, frame, |to, delay| copies.push((to, delay)));
         if self.trace {
-            let arrivals: Vec<_> = copies.iter().map(|(to, delay)| format!("{}.{}+{delay}", to.host, to.port)).collect();
+            let arrivals: Vec<_> =
+                copies.iter().map(|(to, delay)| format!("{}.{}+{delay}", to.host, to.port)).collect();
             println!("{:>14} {}.{} -> [{}] {}", self.now, from.host, from.port, arrivals.join(" "), describe(frame));
         }
         for (to, delay) in copies {
@@ -408,6 +412,7 @@ impl World {
             }
         }
         self.report.requests += 1;
+        self.completed_at = self.now;
         let reads = self.hosts.iter().flat_map(|host| host.pending.values()).filter_map(|pending| match pending {
             Pending::Read { began, .. } => Some(*began),
             _ => None,

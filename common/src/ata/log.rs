@@ -1,6 +1,8 @@
 //! Pages of READ LOG EXT: the log directory and the IDENTIFY DEVICE data log.
 //!
-//! The logs exist to say what IDENTIFY itself has no bit for: that ZERO EXT is supported.
+//! The logs exist to say what IDENTIFY itself has no bit for: that ZERO EXT is supported. One more log is
+//! written by initiators: ATA leaves 80h-9Fh to hosts, and in 90h a host says who it is, so that a target knows
+//! it again under another MAC address.
 
 use super::Identify;
 
@@ -8,6 +10,9 @@ use super::Identify;
 pub const LOG_DIRECTORY: u8 = 0x00;
 /// Log address of the IDENTIFY DEVICE data log.
 pub const LOG_IDENTIFY_DEVICE_DATA: u8 = 0x30;
+
+/// Log address of the station's identity: 16 bytes, then zeros. See `WRITE LOG EXT`.
+pub const LOG_STATION_IDENTITY: u8 = 0x90;
 
 const PAGE_LIST: u8 = 0x00;
 const PAGE_COPY: u8 = 0x01;
@@ -25,6 +30,8 @@ pub fn log_page(log: u8, page: u16, identify: &Identify) -> Option<[u8; 512]> {
             // Pages in the log, at the word with the log's address.
             let at = usize::from(LOG_IDENTIFY_DEVICE_DATA) * 2;
             out[at..at + 2].copy_from_slice(&4u16.to_le_bytes());
+            let at = usize::from(LOG_STATION_IDENTITY) * 2;
+            out[at..at + 2].copy_from_slice(&1u16.to_le_bytes());
         }
         (LOG_IDENTIFY_DEVICE_DATA, page @ PAGE_LIST) => {
             out[0..8].copy_from_slice(&page_header(page).to_le_bytes());
@@ -57,6 +64,7 @@ mod tests {
         let page = log_page(LOG_DIRECTORY, 0, &Identify::default()).unwrap();
         assert_eq!(page[..4], [1, 0, 0, 0]);
         assert_eq!(page[0x60..0x62], [4, 0]);
+        assert_eq!(page[0x120..0x122], [1, 0]);
     }
 
     #[test]

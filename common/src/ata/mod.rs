@@ -7,7 +7,7 @@ mod log;
 mod trim;
 
 pub use identify::{Identify, IdentifyError};
-pub use log::{LOG_DIRECTORY, LOG_IDENTIFY_DEVICE_DATA, log_page};
+pub use log::{LOG_DIRECTORY, LOG_IDENTIFY_DEVICE_DATA, LOG_STATION_IDENTITY, log_page};
 pub use trim::{TRIM_ENTRIES_PER_SECTOR, TrimRange, encode_trim, trim_ranges};
 
 /// Command register values.
@@ -30,6 +30,8 @@ pub mod command {
     pub const WRITE_DMA_EXT: u8 = 0x35;
     /// WRITE DMA FUA EXT, 48 bit: durable before it completes.
     pub const WRITE_DMA_FUA_EXT: u8 = 0x3d;
+    /// WRITE LOG EXT.
+    pub const WRITE_LOG_EXT: u8 = 0x3f;
     /// READ VERIFY SECTORS, 28 bit.
     pub const READ_VERIFY: u8 = 0x40;
     /// READ VERIFY SECTORS EXT, 48 bit.

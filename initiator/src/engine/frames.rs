@@ -1,7 +1,7 @@
 //! The frames an initiator sends.
 
 use aoe_common::addr::Address;
-use aoe_common::ata::command;
+use aoe_common::ata::{LOG_STATION_IDENTITY, command};
 use aoe_common::frame::{HEADROOM, MAX_SECTORS, MIN_FRAME, SECTOR};
 use aoe_common::wire::{
     AtaFlags, AtaRepr, BROADCAST, Command, ConfigCommand, ConfigRepr, EthernetRepr, Frame, HeaderRepr, MacAddr, VERSION,
@@ -57,6 +57,22 @@ pub fn identify(envelope: &Envelope, out: &mut [u8]) -> usize {
         registers: 0xa0 << 24,
     };
     ata_request(envelope, &ata, 0, |_| {}, out)
+}
+
+/// Tells a target who we are. Writes a frame and returns its length.
+pub fn register(envelope: &Envelope, identity: [u8; 16], out: &mut [u8]) -> usize {
+    let ata = AtaRepr {
+        flags: AtaFlags::EXTENDED | AtaFlags::WRITE,
+        feature: 0,
+        count: 1,
+        command: command::WRITE_LOG_EXT,
+        registers: u64::from(LOG_STATION_IDENTITY),
+    };
+    let fill = |data: &mut [u8]| {
+        data.fill(0);
+        data[..identity.len()].copy_from_slice(&identity);
+    };
+    ata_request(envelope, &ata, SECTOR, fill, out)
 }
 
 /// An ATA request with `data_len` bytes of data. Writes a frame and returns its length.

@@ -19,9 +19,10 @@ pub const LOSSES_TO_FAIL: u32 = 6;
 /// What a path is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathState {
-    /// A target answered; whether it has our disk is being asked. Attempts so far, and when to ask again.
+    /// A target answered; whether it has our disk is being asked, then it is told who we are. Attempts so far,
+    /// and when to ask again.
     Identifying {
-        /// IDENTIFY requests sent.
+        /// Requests sent.
         attempts: u32,
         /// When to send the next.
         again: Instant,
@@ -55,8 +56,21 @@ pub struct Path {
     pub losses: u32,
     /// Frames sent again.
     pub resends: u64,
-    /// Tag of the IDENTIFY that is under way.
-    pub identify_tag: Option<u32>,
+    /// What is being asked, while it is being identified and, now and then, afterwards.
+    pub question: Question,
+    /// Tag of the question that is under way.
+    pub question_tag: Option<u32>,
+    /// The target knows us by our identity on this path, not by our MAC address alone.
+    pub registered: bool,
+}
+
+/// What a path is asked before it carries requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Which disk it leads to.
+    Identify,
+    /// To know us by our identity.
+    Register,
 }
 
 impl Path {
@@ -72,7 +86,9 @@ impl Path {
             in_flight: 0,
             losses: 0,
             resends: 0,
-            identify_tag: None,
+            question: Question::Identify,
+            question_tag: None,
+            registered: false,
         }
     }
 
@@ -89,7 +105,9 @@ impl Path {
     /// To ask it (again) for its disk.
     pub fn identify(&mut self, now: Instant) {
         self.state = PathState::Identifying { attempts: 0, again: now };
-        self.identify_tag = None;
+        self.question = Question::Identify;
+        self.question_tag = None;
+        self.registered = false;
     }
 
     /// How long to wait for the answer to the IDENTIFY with that many attempts behind it.

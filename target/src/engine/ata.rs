@@ -1,6 +1,6 @@
 //! What an ATA request asks for, judged by its registers alone. ACS-2 with AoE's 8-bit count.
 
-use aoe_common::ata::{AtaError, Status, command, feature};
+use aoe_common::ata::{AtaError, LOG_STATION_IDENTITY, Status, command, feature};
 use aoe_common::frame::SECTOR;
 use aoe_common::wire::{AtaFlags, AtaRepr};
 
@@ -81,6 +81,8 @@ pub enum Ask {
         /// Sectors of ranges.
         range_sectors: u8,
     },
+    /// The station says who it is.
+    Register,
     /// Make everything durable.
     Flush,
     /// Turn the volatile cache on.
@@ -157,6 +159,9 @@ pub fn judge(ata: &AtaRepr, data_len: usize, geometry: &Geometry) -> Result<Ask,
         command::READ_LOG_EXT if sectors == 1 && !carries_data => {
             let [log, page_low, _, _, page_high, _, _, _] = ata.registers.to_le_bytes();
             Ok(Ask::Log { log, page: u16::from_le_bytes([page_low, page_high]) })
+        }
+        command::WRITE_LOG_EXT if ata.registers == u64::from(LOG_STATION_IDENTITY) && sectors == 1 && carries_data => {
+            if data_len < SECTOR { Err(Refusal::BadArgument) } else { Ok(Ask::Register) }
         }
         command::IDENTIFY_DEVICE => Ok(Ask::Identify),
         command::FLUSH_CACHE | command::FLUSH_CACHE_EXT => Ok(Ask::Flush),

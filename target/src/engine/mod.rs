@@ -26,11 +26,12 @@ pub mod export;
 pub mod operation;
 pub mod pool;
 pub mod repeats;
+pub mod stations;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use aoe_common::addr::Address;
-use aoe_common::ata::{AtaError, Status, TrimRange, log_page, trim_ranges};
+use aoe_common::ata::{AtaError, LOG_STATION_IDENTITY, Status, TrimRange, log_page, trim_ranges};
 use aoe_common::frame::{FrameBuffer, HEADROOM, MIN_FRAME, SECTOR};
 use aoe_common::ordering::Footprint;
 use aoe_common::time::{Duration, Instant};
@@ -45,6 +46,7 @@ use self::export::{EXPORT_REQUESTS_MAX, Export, ExportConfig, StoredState};
 use self::operation::{DiskCompletion, DiskError, DiskId, DiskOperation, DiskOperationKind, OperationId};
 use self::pool::Pool;
 use self::repeats::{Outcome, Repeats, RequestKey, Seen};
+use self::stations::{Station, Stations};
 
 /// Firmware version in config answers: major and minor version of this program.
 const FIRMWARE: u16 = 0x0001;
@@ -240,6 +242,7 @@ pub struct Target {
     requests: Vec<Option<Request>>,
     free_requests: Vec<u32>,
     repeats: Repeats,
+    stations: Stations,
     edits: BTreeMap<u32, Edit>,
     pool: Pool,
     disk: VecDeque<DiskOperation>,
@@ -262,6 +265,7 @@ impl Target {
             requests: Vec::new(),
             free_requests: Vec::new(),
             repeats: Repeats::default(),
+            stations: Stations::default(),
             edits: BTreeMap::new(),
             pool: Pool::new(config.buffers),
             disk: VecDeque::new(),
@@ -532,10 +536,20 @@ impl Target {
                 let block = self.exports[index as usize].identify().emit();
                 self.answer_block(to, &ata, &block);
             }
+            Ask::Log { log: LOG_STATION_IDENTITY, page: 0 } => {
+                let mut block = [0; SECTOR];
+                block[..16].copy_from_slice(&self.stations.identity(to.station).unwrap_or_default());
+                self.answer_block(to, &ata, &block);
+            }
             Ask::Log { log, page } => match log_page(log, page, &export.identify()) {
                 Some(block) => self.answer_block(to, &ata, &block),
                 None => self.answer_failure(index, to, &ata, Failure::ABORTED),
             },
+            Ask::Register => {
+                let identity = *data.first_chunk().expect("a sector came along");
+                self.stations.register(to.station, identity);
+                self.answer_registers(to, None, &succeeded(&ata));
+            }
             Ask::PowerMode => {
                 let active = AtaRepr { count: 0xff, ..succeeded(&ata) };
                 self.answer_registers(to, None, &active);
@@ -593,16 +607,25 @@ impl Target {
         footprint: Footprint,
         data: &[u8],
     ) {
-        let key = RequestKey {
+        let by_mac = RequestKey {
             export: index,
-            station: to.station,
+            station: Station::Mac(to.station),
             tag: to.tag,
             command: ata.command,
             count: ata.count,
             registers: ata.registers,
         };
+        // What it sent before it said who it is, it may send again afterwards.
+        let mut seen = self.repeats.seen(now, &by_mac);
+        let mut key = by_mac;
+        if let Some(identity) = self.stations.identity(to.station) {
+            key = RequestKey { station: Station::Identity(identity), ..by_mac };
+            if seen == Seen::New {
+                seen = self.repeats.seen(now, &key);
+            }
+        }
         let export = &mut self.exports[index as usize];
-        match self.repeats.seen(now, &key) {
+        match seen {
             Seen::Running => export.counters.repeats += 1,
             Seen::Done(outcome) => {
                 export.counters.repeats += 1;

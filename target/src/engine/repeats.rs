@@ -12,13 +12,14 @@
 use std::collections::{HashMap, VecDeque};
 
 use aoe_common::time::{Duration, Instant};
-use aoe_common::wire::MacAddr;
+
+use super::stations::Station;
 
 /// How long a request is known after it was last seen: longer than the 180 s after which aoe.ko and, by
 /// default, our initiator give up.
 pub const MEMORY: Duration = Duration::from_secs(200);
 
-/// Requests remembered at the most: 15 s of 70 000 writes a second.
+/// Requests remembered at the most: at 70 000 writes a second, those of the last 15 s.
 pub const REMEMBERED_MAX: usize = 1 << 20;
 
 /// What makes two requests the same. The export is part of it, as one wildcard request reaches several.
@@ -27,7 +28,7 @@ pub struct RequestKey {
     /// Index of the export.
     pub export: u32,
     /// The station.
-    pub station: MacAddr,
+    pub station: Station,
     /// Its tag.
     pub tag: u32,
     /// ATA command register.
@@ -155,11 +156,12 @@ impl Repeats {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aoe_common::wire::MacAddr;
 
     const OK: Outcome = Outcome { status: 0x40, error: 0 };
 
     fn key(tag: u32) -> RequestKey {
-        RequestKey { export: 0, station: MacAddr(2, 0, 0, 0, 0, 1), tag, command: 0x34, count: 1, registers: 7 }
+        RequestKey { export: 0, station: Station::Mac(MacAddr(2, 0, 0, 0, 0, 1)), tag, command: 0x34, count: 1, registers: 7 }
     }
 
     fn at(seconds: u64) -> Instant {
@@ -205,7 +207,7 @@ mod tests {
         repeats.begin(at(0), key(1));
         let others = [
             RequestKey { export: 1, ..key(1) },
-            RequestKey { station: MacAddr(2, 0, 0, 0, 0, 2), ..key(1) },
+            RequestKey { station: Station::Identity([1; 16]), ..key(1) },
             RequestKey { tag: 2, ..key(1) },
             RequestKey { command: 0x35, ..key(1) },
             RequestKey { count: 2, ..key(1) },

@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use aoe_common::addr::Address;
 use aoe_common::ata::{AtaError, Identify, Status, TRIM_ENTRIES_PER_SECTOR, command, encode_trim, feature};
-use aoe_common::frame::SECTOR;
+use aoe_common::frame::{HEADROOM, SECTOR};
 use aoe_common::ordering::{Footprint, Ordering};
 use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::{AtaFlags, AtaRepr, Command, ConfigRepr, ErrorCode, Frame, LBA28_MAX, MacAddr};
 
 use super::frames::{self, Envelope};
-use super::path::{LOSSES_TO_FAIL, PATHS_MAX, Path, PathState};
+use super::path::{LOSSES_TO_FAIL, PATHS_MAX, Path, PathState, Question};
 use super::quarantine::{QUARANTINE, Quarantine};
 use super::{PortId, PortInfo, Tags};
 
@@ -45,6 +45,9 @@ const EVENTS_MAX: usize = 64;
 pub struct DeviceConfig {
     /// Its address; no wildcard.
     pub address: Address,
+    /// Who this run is: drawn anew for each, never the same twice. Targets of ours know it by this under every
+    /// MAC address.
+    pub identity: [u8; 16],
     /// The first tag, see `tag_start`.
     pub tag_start: u32,
     /// How long a silent target is waited for before requests fail; `None` waits for ever.
@@ -250,8 +253,6 @@ struct Active {
     flights: u32,
     buffer: Vec<u8>,
     error: Option<IoError>,
-    /// Copies of its parts under old tags may still be about.
-    tainted: bool,
     /// Followed by a flush: FUA for what has no FUA command.
     then_flush: bool,
     /// In the order of overlapping writes.
@@ -287,11 +288,11 @@ struct Flight {
     last_sent: Instant,
     deadline: Instant,
     attempts: u32,
+    /// Every time it was sent, the target knew us by our identity.
+    registered: bool,
     bad_answers: u8,
     /// Counted as lost, waiting to be sent again.
     lost: bool,
-    /// Sent from more than one of our MAC addresses: no target can know that it is one.
-    several_sources: bool,
 }
 
 /// Figures of one path.
@@ -367,6 +368,8 @@ pub struct Device {
     by_tag: HashMap<u32, u32>,
     /// Flights to be sent again.
     resend: VecDeque<u32>,
+    /// When the first of those that have to wait may be sent.
+    held_until: Option<Instant>,
     /// No flight is due before this.
     flights_due: Option<Instant>,
     /// Since when work waits without any answer.
@@ -405,6 +408,7 @@ impl Device {
             free_flights: Vec::new(),
             by_tag: HashMap::new(),
             resend: VecDeque::new(),
+            held_until: None,
             flights_due: None,
             waiting_since: None,
             controls: VecDeque::new(),
@@ -537,7 +541,6 @@ impl Device {
             flights: 0,
             buffer,
             error: None,
-            tainted: false,
             then_flush,
             ordered: work.writes(),
             released: !work.writes(),
@@ -622,7 +625,7 @@ impl Device {
         // While something answers, it is not given up, however long other things wait.
         let dead = dead.filter(|_| self.is_silent());
         let quarantine = if self.parked.is_empty() { None } else { self.quarantine.next_end() };
-        [Some(self.ask_at), self.settle_at, self.flights_due, dead, quarantine]
+        [Some(self.ask_at), self.settle_at, self.flights_due, self.held_until, dead, quarantine]
             .into_iter()
             .flatten()
             .chain(identify)
@@ -694,7 +697,7 @@ impl Device {
                 let was_silent = path.losses > 0;
                 // An unasked answer tells of a change: the target started anew, or its disk has another size.
                 // A routine one is a chance to learn of the same.
-                self.ask_identity(index);
+                self.ask_path(index);
                 if was_silent {
                     self.lose_flights_of(index);
                 }
@@ -713,14 +716,24 @@ impl Device {
         self.paths.iter().position(|path| path.port == port && path.mac == mac)
     }
 
-    /// Queues an IDENTIFY for a path.
-    fn ask_identity(&mut self, index: usize) {
+    /// Asks a path what it is to be asked, and waits for the answer.
+    fn ask_path(&mut self, index: usize) {
+        let question = self.paths[index].question;
+        self.paths[index].question_tag = self.send_question(index, question);
+    }
+
+    /// Queues a question for a path; returns its tag.
+    fn send_question(&mut self, index: usize, question: Question) -> Option<u32> {
         let tag = self.tags.take();
-        let Some(envelope) = self.envelope(index, tag) else { return };
-        let mut frame = vec![0; aoe_common::frame::MIN_FRAME];
-        frames::identify(&envelope, &mut frame);
-        self.paths[index].identify_tag = Some(tag);
+        let envelope = self.envelope(index, tag)?;
+        let mut frame = vec![0; HEADROOM + SECTOR];
+        let len = match question {
+            Question::Identify => frames::identify(&envelope, &mut frame),
+            Question::Register => frames::register(&envelope, self.config.identity, &mut frame),
+        };
+        frame.truncate(len);
         self.controls.push_back((self.paths[index].port, frame));
+        Some(tag)
     }
 
     fn identify_path_if_due(&mut self, now: Instant, index: usize) {
@@ -734,11 +747,10 @@ impl Device {
         }
         self.paths[index].state =
             PathState::Identifying { attempts: attempts + 1, again: now + Path::identify_timeout(attempts) };
-        self.ask_identity(index);
+        self.ask_path(index);
     }
 
     fn handle_identify(&mut self, now: Instant, index: usize, ata: &AtaRepr, data: &[u8]) {
-        self.paths[index].identify_tag = None;
         let failed = Status::from_bits_retain(ata.command).failed();
         let identify = match Identify::parse(data) {
             Ok(identify) if !failed => identify,
@@ -771,12 +783,28 @@ impl Device {
         {
             self.report(Event::Resized { before: known.sectors, now: identify.sectors });
         }
-        let can_flush = identify.flush_ext;
+        let exactly_once = identify.exactly_once;
         self.disk = Some(identify);
-        if was_live {
-            return;
+        match (was_live, exactly_once) {
+            // It may have started anew, and have to be told again. Lost, this is made up for by the next time.
+            (true, true) => drop(self.send_question(index, Question::Register)),
+            (true, false) => {}
+            (false, true) => {
+                let path = &mut self.paths[index];
+                path.question = Question::Register;
+                path.state = PathState::Identifying { attempts: 0, again: now };
+                self.identify_path_if_due(now, index);
+            }
+            (false, false) => self.path_is_up(now, index),
         }
+    }
+
+    /// A path leads to our disk, and its target knows who we are as far as it can.
+    fn path_is_up(&mut self, now: Instant, index: usize) {
+        let (mac, port) = (self.paths[index].mac, self.paths[index].port);
+        let can_flush = self.disk.as_ref().is_some_and(|disk| disk.flush_ext);
         let path = &mut self.paths[index];
+        path.question = Question::Identify;
         path.state = PathState::Live;
         path.losses = 0;
         path.window.restart();
@@ -810,7 +838,7 @@ impl Device {
     fn fail_path(&mut self, now: Instant, index: usize) {
         let was_live = self.paths[index].is_live();
         self.paths[index].state = PathState::Failed;
-        self.paths[index].identify_tag = None;
+        self.paths[index].question_tag = None;
         if was_live {
             let (mac, port) = (self.paths[index].mac, self.paths[index].port);
             self.report(Event::PathDown { mac, port });
@@ -841,24 +869,50 @@ impl Device {
         Some(index)
     }
 
-    /// A lost flight that can be sent again now, on its own path while that lives.
+    /// The same, on the given port if that has one.
+    fn choose_path_like(&mut self, port: PortId) -> Option<usize> {
+        let same_port = self.paths.iter().position(|path| path.port == port && path.has_room());
+        same_port.or_else(|| self.choose_path())
+    }
+
+    /// A lost flight that can be sent again now: on its own path while that lives, otherwise on another.
+    ///
+    /// A target knows a repeated write by our identity (or MAC address, where it does not know that), its tag,
+    /// place and length. A write that would lose one of these, because it has to leave by another port or to be
+    /// cut into smaller parts, waits until the network holds no copy of it any more: such a copy would be run like a new write, over whatever anybody
+    /// wrote in between.
     fn next_resend(&mut self, now: Instant) -> Option<u32> {
-        while let Some(flight_id) = self.resend.front().copied() {
+        self.held_until = None;
+        let mut at = 0;
+        while let Some(flight_id) = self.resend.get(at).copied() {
             let Some(flight) = self.flights[flight_id as usize].as_ref().filter(|flight| flight.lost) else {
-                self.resend.pop_front();
+                self.resend.remove(at);
                 continue;
             };
-            let (request, offset, sectors) = (flight.request, flight.offset, flight.sectors);
+            let (source, sectors, safe_from) = (flight.source, flight.sectors, flight.last_sent + QUARANTINE);
+            let registered = flight.registered;
+            let work = self.requests[flight.request as usize].as_ref().expect("flights belong to requests").work;
             let old = flight.path;
             let path = if self.paths[old].is_live() {
-                self.paths[old].has_room().then_some(old)?
+                self.paths[old].has_room().then_some(old)
             } else {
-                self.choose_path()?
+                self.choose_path_like(self.paths[old].port)
             };
-            self.resend.pop_front();
-            let work = self.requests[request as usize].as_ref().expect("flights belong to requests").work;
-            if work.payload_sectors(sectors) > u64::from(self.paths[path].sectors) {
-                self.cut_again(now, flight_id, request, offset, sectors);
+            let Some(path) = path else {
+                at += 1;
+                continue;
+            };
+            let too_long = work.payload_sectors(sectors) > u64::from(self.paths[path].sectors);
+            let known = registered && self.paths[path].registered;
+            let new_source = !known && self.ports.get(&self.paths[path].port).map(|info| info.mac) != source;
+            if work.writes() && (too_long || new_source) && now < safe_from {
+                self.held_until = Some(self.held_until.map_or(safe_from, |held| held.min(safe_from)));
+                at += 1;
+                continue;
+            }
+            self.resend.remove(at);
+            if too_long {
+                self.cut_again(now, flight_id);
                 continue;
             }
             self.flights[flight_id as usize].as_mut().expect("just seen").path = path;
@@ -868,10 +922,9 @@ impl Device {
     }
 
     /// A part that no longer fits a frame is cut anew, under new tags.
-    fn cut_again(&mut self, now: Instant, flight_id: u32, request: u32, offset: u64, sectors: u64) {
-        self.drop_flight(flight_id);
+    fn cut_again(&mut self, now: Instant, flight_id: u32) {
+        let Flight { request, offset, sectors, .. } = self.drop_flight(flight_id);
         let active = self.requests[request as usize].as_mut().expect("flights belong to requests");
-        active.tainted = true;
         active.redo.push((offset, sectors));
         if active.has_unsent() {
             self.unsent.push_front(request);
@@ -931,9 +984,9 @@ impl Device {
                 last_sent: now,
                 deadline: now,
                 attempts: 0,
+                registered: true,
                 bad_answers: 0,
                 lost: true,
-                several_sources: false,
             };
             let id = match self.free_flights.pop() {
                 Some(id) => {
@@ -958,6 +1011,7 @@ impl Device {
         assert!(flight.lost, "a flight is under way once");
         flight.lost = false;
         flight.attempts += 1;
+        flight.registered &= path.registered;
         flight.last_sent = now;
         flight.paths_used |= 1 << flight.path;
         let wait = path.rtt.timeout(flight.attempts);
@@ -974,7 +1028,6 @@ impl Device {
         let count = flight.sectors;
         let start = flight.offset as usize * SECTOR;
         let source = self.ports.get(&port).expect("live paths have a port").mac;
-        flight.several_sources |= flight.source.is_some_and(|before| before != source);
         flight.source = Some(source);
         let envelope = Envelope { source, destination: path.mac, address: self.config.address, tag: flight.tag };
         // A range that 28 bits cannot name goes out extended, for the target to refuse.
@@ -1034,8 +1087,15 @@ impl Device {
             return;
         };
         let tag = frame.header.tag;
-        if self.paths[index].identify_tag == Some(tag) {
-            self.handle_identify(now, index, &ata, data);
+        if self.paths[index].question_tag == Some(tag) {
+            self.paths[index].question_tag = None;
+            match self.paths[index].question {
+                Question::Identify => self.handle_identify(now, index, &ata, data),
+                Question::Register => {
+                    self.paths[index].registered = judge(frame.header.error, &ata).is_ok();
+                    self.path_is_up(now, index);
+                }
+            }
             return;
         }
         let Some(flight_id) = self.by_tag.get(&tag).copied() else {
@@ -1086,7 +1146,7 @@ impl Device {
         let flight = self.drop_flight(flight_id);
         let active = self.requests[flight.request as usize].as_mut().expect("flights belong to requests");
         let exactly_once = self.disk.as_ref().is_some_and(|disk| disk.exactly_once);
-        if active.work.writes() && flight.attempts > 1 && (flight.several_sources || !exactly_once) {
+        if active.work.writes() && flight.attempts > 1 && !exactly_once {
             let start = active.lba + flight.offset;
             self.quarantine.add(
                 start,
@@ -1118,9 +1178,6 @@ impl Device {
 
     fn end_request(&mut self, now: Instant, slot: u32) {
         let active = self.requests[slot as usize].as_mut().expect("a request ends once");
-        if active.tainted && active.work.writes() {
-            self.quarantine.add(active.lba, active.end(), now + QUARANTINE, None);
-        }
         if active.ordered {
             active.ordered = false;
             let mut ready = Vec::new();

@@ -1,1 +1,11 @@
+//! The device engine against scripted targets on a virtual network, in virtual time.
 
+mod chaos;
+mod death;
+mod finding;
+mod loss;
+mod ordering;
+mod paths;
+mod requests;
+mod window;
+mod world;

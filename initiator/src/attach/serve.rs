@@ -1,0 +1,520 @@
+//! The data thread: frames, NBD requests and replies, and nothing else.
+//!
+//! One thread owns the device, the ports and the connections, and turns in one loop. Each turn takes what the ports
+//! and clients have, in bounded portions, and hands on what came of it in batches, so that a system call is for many
+//! requests when there are many. It sleeps when there is nothing to do.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use aoe_common::ata::Identify;
+use aoe_common::frame::SECTOR;
+use aoe_common::link::monotonic_now;
+use aoe_common::time::{Duration, Instant};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use tokio::sync::oneshot;
+
+use super::client::Client;
+use super::mailbox::Mailbox;
+use super::socket::Listener;
+use crate::engine::{
+    Device, DeviceState, DeviceStats, Event, IoError, Operation, PathStats, REQUESTS_MAX, Request,
+};
+use crate::nbd::{Command, ExportInfo, NbdErrno, RequestId, TransmissionFlags};
+use crate::outbox::Outbox;
+use crate::ports::{Change, Ports};
+
+/// Connections at the most. Together they cannot have more requests than the device has room for.
+pub(super) const CLIENTS_MAX: usize = 16;
+
+/// Frames taken from a port, and bytes from a client, before the others get their turn.
+const FRAMES_PER_TURN: usize = 256;
+const BYTES_PER_TURN: usize = 1 << 20;
+/// How often requests that complete at once may lead to others in one turn.
+const ROUNDS_PER_TURN: usize = 4;
+/// How long requests under way, and then the last flush, may take when it is time to go.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The id of the last flush; all other requests have one below [`REQUESTS_MAX`].
+const LAST_FLUSH: u64 = u64::MAX;
+
+const WAKE: u64 = u64::MAX;
+const LISTEN: u64 = u64::MAX - 1;
+const PORT: u64 = u64::MAX - 2;
+
+/// Who is served.
+#[derive(Debug)]
+pub(super) enum Frontend {
+    /// The kernel, on connected sockets.
+    Kernel(Vec<OwnedFd>),
+    /// Whoever connects, so many at a time.
+    Socket(Listener, usize),
+}
+
+/// Who is served what.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub export: ExportInfo,
+    pub frontend: Frontend,
+}
+
+/// How things are.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    pub state: DeviceState,
+    pub disk: Option<Identify>,
+    /// Paths, with the names of their interfaces.
+    pub paths: Vec<(String, PathStats)>,
+    pub stats: DeviceStats,
+    /// The interfaces that are used, for messages.
+    pub interfaces: String,
+}
+
+/// How the thread ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ending {
+    /// Requests that were never answered.
+    pub unanswered: usize,
+    /// Whether the target has made everything durable; none when it cannot or nothing was written.
+    pub flushed: Option<bool>,
+    /// The kernel ended the connection without saying so first.
+    pub cut_off: bool,
+}
+
+/// A request in the device: whose it is.
+#[derive(Clone, Copy)]
+struct Owner {
+    client: usize,
+    generation: u32,
+    request: RequestId,
+}
+
+/// On the way out.
+#[derive(Clone, Copy)]
+struct Leaving {
+    until: Instant,
+    /// The last flush is under way; with the number of requests that were never answered.
+    flushing: Option<usize>,
+    flushed: Option<bool>,
+}
+
+/// See the [module](self).
+pub(super) struct Server {
+    device: Device,
+    ports: Ports,
+    outbox: Outbox,
+    mailbox: Arc<Mailbox>,
+    epoll: Epoll,
+    service: Option<(ExportInfo, Option<Listener>)>,
+    is_kernel: bool,
+    clients_max: usize,
+    clients: Vec<Option<Client>>,
+    next_generation: u32,
+    owners: Vec<Option<Owner>>,
+    free_owners: Vec<u32>,
+    when_up: Option<oneshot::Sender<Snapshot>>,
+    can_accept: bool,
+    /// More could be done at once.
+    is_busy: bool,
+    leaving: Option<Leaving>,
+    cut_off: bool,
+}
+
+impl Server {
+    pub fn new(mut device: Device, ports: Ports, opened: Vec<Change>, mailbox: Arc<Mailbox>) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(mailbox.as_ref(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        watch(&epoll, &ports, &opened)?;
+        let now = monotonic_now();
+        opened.into_iter().for_each(|(id, info)| device.set_port(now, id, info));
+        Ok(Self {
+            device,
+            ports,
+            outbox: Outbox::default(),
+            mailbox,
+            epoll,
+            service: None,
+            is_kernel: false,
+            clients_max: 0,
+            clients: (0..CLIENTS_MAX).map(|_| None).collect(),
+            next_generation: 0,
+            owners: vec![None; REQUESTS_MAX],
+            free_owners: (0..REQUESTS_MAX as u32).rev().collect(),
+            when_up: None,
+            can_accept: false,
+            is_busy: false,
+            leaving: None,
+            cut_off: false,
+        })
+    }
+
+    /// Turns until it is told to leave, or the kernel has left.
+    pub fn run(mut self) -> io::Result<Ending> {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            let now = monotonic_now();
+            self.is_busy = false;
+            self.receive_frames(now);
+            if self.device.poll_timeout().is_some_and(|due| now >= due) {
+                self.device.handle_timeout(now);
+            }
+            self.accept_clients(now);
+            self.serve_clients(now);
+            self.transmit(now);
+            self.report_events();
+            self.drop_clients(now);
+            if let Some(ending) = self.leave_if_done(now) {
+                return Ok(ending);
+            }
+            self.wait(now, &mut events)?;
+        }
+    }
+
+    fn receive_frames(&mut self, now: Instant) {
+        let device = &mut self.device;
+        let changes = self.ports.receive(FRAMES_PER_TURN, |port, frame| device.handle_frame(now, port, frame));
+        for (port, info) in changes {
+            self.device.set_port(now, port, info);
+        }
+    }
+
+    fn transmit(&mut self, now: Instant) {
+        let device = &mut self.device;
+        self.outbox.transmit(now, &mut self.ports, |out| device.poll_transmit(now, out));
+    }
+
+    // ---- Clients ---------------------------------------------------------------------------------------------
+
+    /// Reads requests and sends replies, as far as both go.
+    fn serve_clients(&mut self, now: Instant) {
+        self.complete_requests();
+        self.send_replies();
+        self.take_requests(now);
+        for _ in 0..ROUNDS_PER_TURN {
+            if !self.complete_requests() {
+                return;
+            }
+            self.send_replies();
+            self.take_requests(now);
+        }
+        self.is_busy = true;
+    }
+
+    fn take_requests(&mut self, now: Instant) {
+        for slot in 0..self.clients.len() {
+            let Some(mut client) = self.clients[slot].take() else { continue };
+            let mut budget = BYTES_PER_TURN;
+            loop {
+                // A full device takes no more; then nothing more is read either.
+                while self.device.has_room()
+                    && let Some(request) = client.session.poll_request()
+                {
+                    self.submit(now, slot, &mut client, request.id, request.command);
+                }
+                if !client.can_read() || !self.device.has_room() {
+                    break;
+                }
+                if budget == 0 {
+                    self.is_busy = true;
+                    break;
+                }
+                budget = budget.saturating_sub(client.read());
+            }
+            self.clients[slot] = Some(client);
+        }
+    }
+
+    fn submit(&mut self, now: Instant, slot: usize, client: &mut Client, request: RequestId, command: Command) {
+        let id = self.free_owners.pop().expect("there are as many places as the device has room");
+        self.owners[id as usize] = Some(Owner { client: slot, generation: client.generation, request });
+        let sector = |bytes: u64| bytes / SECTOR as u64;
+        let operation = match command {
+            Command::Read { offset, length } => {
+                Operation::Read { lba: sector(offset), buffer: client.session.buffer(length as usize) }
+            }
+            Command::Write { offset, data, fua } => Operation::Write { lba: sector(offset), data, fua },
+            Command::Flush => Operation::Flush,
+            Command::Trim { offset, length, fua } => {
+                Operation::Trim { lba: sector(offset), sectors: sector(length.into()), fua }
+            }
+            Command::WriteZeroes { offset, length, fua, no_hole } => {
+                Operation::Zero { lba: sector(offset), sectors: sector(length.into()), unmap: !no_hole, fua }
+            }
+        };
+        self.device.submit(now, Request { id: id.into(), operation });
+    }
+
+    /// Hands finished requests to their clients; tells whether there were any.
+    fn complete_requests(&mut self) -> bool {
+        let mut any = false;
+        while let Some(completion) = self.device.poll_completion() {
+            any = true;
+            if completion.id == LAST_FLUSH {
+                if let Some(leaving) = &mut self.leaving {
+                    leaving.flushed = Some(completion.result.is_ok());
+                }
+                continue;
+            }
+            let owner = self.owners[completion.id as usize].take().expect("a request completes once");
+            self.free_owners.push(completion.id as u32);
+            let client = self.clients[owner.client].as_mut().filter(|client| client.generation == owner.generation);
+            // A client that has left does not hear of it.
+            let Some(Client { session, .. }) = client else { continue };
+            let result = match completion.result {
+                Ok(()) => Ok(completion.buffer),
+                Err(error) => {
+                    session.recycle(completion.buffer);
+                    Err(errno(error))
+                }
+            };
+            session.complete(owner.request, result);
+        }
+        any
+    }
+
+    fn send_replies(&mut self) {
+        self.clients.iter_mut().flatten().for_each(Client::write);
+    }
+
+    fn accept_clients(&mut self, now: Instant) {
+        while self.can_accept
+            && let Some((export, Some(listener))) = &self.service
+        {
+            let socket = match listener.accept() {
+                Ok(socket) => socket,
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        tracing::warn!("a client could not connect: {error}");
+                    }
+                    self.can_accept = false;
+                    return;
+                }
+            };
+            let places = &self.clients[..self.clients_max];
+            let Some(slot) = places.iter().position(Option::is_none) else {
+                tracing::warn!("a client is turned away: {} are connected, see --connections", places.len());
+                continue;
+            };
+            let client = Client::negotiating(now, self.next_generation, socket, export.clone());
+            self.seat(slot, client);
+        }
+    }
+
+    fn seat(&mut self, slot: usize, client: Client) {
+        self.next_generation = self.next_generation.wrapping_add(1);
+        match self.epoll.add(&client, EpollEvent::new(Client::WATCH, slot as u64)) {
+            Ok(()) => self.clients[slot] = Some(client),
+            Err(error) => tracing::warn!("a client could not connect: {}", error.desc()),
+        }
+    }
+
+    fn drop_clients(&mut self, now: Instant) {
+        for slot in &mut self.clients {
+            let Some(ending) = slot.as_ref().and_then(|client| client.ending(now)) else { continue };
+            self.cut_off = self.is_kernel && ending.is_err();
+            match ending {
+                Ok(reason) => tracing::debug!("client: {reason}"),
+                Err(reason) => tracing::info!("client: {reason}"),
+            }
+            *slot = None;
+        }
+    }
+
+    // ---- The main thread -------------------------------------------------------------------------------------
+
+    fn read_mail(&mut self) -> io::Result<()> {
+        let mail = self.mailbox.take();
+        let now = monotonic_now();
+        if let Some(interfaces) = mail.interfaces {
+            let changes = self.ports.follow(&interfaces);
+            watch(&self.epoll, &self.ports, &changes)?;
+            changes.into_iter().for_each(|(id, info)| self.device.set_port(now, id, info));
+        }
+        if let Some(service) = mail.service {
+            self.begin_service(service)?;
+        }
+        for question in mail.questions {
+            // Nobody waits for the answer any more, then.
+            let _ = question.send(self.snapshot());
+        }
+        self.when_up = mail.when_up.or(self.when_up.take());
+        if mail.leave && self.leaving.is_none() {
+            self.begin_to_leave(now);
+        }
+        Ok(())
+    }
+
+    fn begin_service(&mut self, service: Service) -> io::Result<()> {
+        assert!(self.service.is_none(), "a server serves one export");
+        let Service { export, frontend } = service;
+        match frontend {
+            Frontend::Kernel(sockets) => {
+                assert!(sockets.len() <= CLIENTS_MAX, "at most {CLIENTS_MAX} connections");
+                self.is_kernel = true;
+                for (slot, socket) in sockets.into_iter().enumerate() {
+                    self.seat(slot, Client::transmitting(self.next_generation, socket, export.clone()));
+                }
+                self.service = Some((export, None));
+            }
+            Frontend::Socket(listener, clients_max) => {
+                assert!(clients_max <= CLIENTS_MAX, "at most {CLIENTS_MAX} connections");
+                // Told once for all that wait: all are taken each time.
+                let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+                self.epoll.add(&listener, EpollEvent::new(flags, LISTEN))?;
+                self.clients_max = clients_max;
+                self.service = Some((export, Some(listener)));
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let name = |path: &PathStats| self.ports.name(path.port).to_owned();
+        Snapshot {
+            state: self.device.state(),
+            disk: self.device.disk().cloned(),
+            paths: self.device.paths().map(|path| (name(&path), path)).collect(),
+            stats: self.device.stats(),
+            interfaces: self.ports.describe(),
+        }
+    }
+
+    fn report_events(&mut self) {
+        let device = self.device.address();
+        while let Some(event) = self.device.poll_event() {
+            let via = |port| self.ports.name(port);
+            match event {
+                Event::Up => {
+                    tracing::info!("{device} is up");
+                    if let Some(when_up) = self.when_up.take() {
+                        let _ = when_up.send(self.snapshot());
+                    }
+                }
+                Event::Dead => tracing::error!("{device} does not answer: requests fail until it is back"),
+                Event::PathUp { mac, port } => tracing::info!("{device}: path to {mac} via {} is up", via(port)),
+                Event::PathDown { mac, port } => tracing::warn!("{device}: path to {mac} via {} is lost", via(port)),
+                Event::Foreign { mac, port, identify } => tracing::warn!(
+                    "{device}: {mac} via {} is not used, it answers as {device} and is another disk: serial {:?}, \
+                     {} sectors",
+                    via(port),
+                    identify.serial,
+                    identify.sectors
+                ),
+                Event::Resized { before, now } => tracing::warn!(
+                    "{device} had {before} sectors and has {now} now: attach it again to use the new size"
+                ),
+                Event::BadAnswers => {
+                    tracing::warn!("{device}: a request failed, the answers of the target make no sense");
+                }
+            }
+        }
+    }
+
+    // ---- The end ---------------------------------------------------------------------------------------------
+
+    fn begin_to_leave(&mut self, now: Instant) {
+        self.leaving = Some(Leaving { until: now + LEAVE_PATIENCE, flushing: None, flushed: None });
+        if let Some((_, listener)) = &mut self.service {
+            *listener = None;
+        }
+        // The kernel ends its connections itself.
+        if !self.is_kernel {
+            self.clients.iter_mut().flatten().for_each(|client| client.session.shut_down());
+        }
+    }
+
+    fn leave_if_done(&mut self, now: Instant) -> Option<Ending> {
+        let no_clients = self.clients.iter().all(Option::is_none);
+        if self.leaving.is_none() && self.is_kernel && no_clients {
+            self.begin_to_leave(now);
+        }
+        let leaving = self.leaving?;
+        let late = now >= leaving.until;
+        if let Some(unanswered) = leaving.flushing {
+            let flushed = if late { Some(false) } else { leaving.flushed };
+            return flushed.map(|flushed| Ending { unanswered, flushed: Some(flushed), cut_off: self.cut_off });
+        }
+        let unanswered = self.device.in_flight();
+        if !late && (unanswered > 0 || !no_clients) {
+            return None;
+        }
+        let can_flush = self.service.as_ref().is_some_and(|(export, _)| {
+            export.flags.contains(TransmissionFlags::SEND_FLUSH)
+                && !export.flags.contains(TransmissionFlags::READ_ONLY)
+        });
+        let stats = self.device.stats();
+        if !can_flush || stats.writes + stats.trims == 0 {
+            return Some(Ending { unanswered, flushed: None, cut_off: self.cut_off });
+        }
+        if unanswered > 0 || self.device.state() != DeviceState::Up {
+            return Some(Ending { unanswered, flushed: Some(false), cut_off: self.cut_off });
+        }
+        self.device.submit(now, Request { id: LAST_FLUSH, operation: Operation::Flush });
+        let until = now + LEAVE_PATIENCE;
+        self.leaving = Some(Leaving { until, flushing: Some(unanswered), flushed: None });
+        self.is_busy = true;
+        None
+    }
+
+    // ---- Waiting ---------------------------------------------------------------------------------------------
+
+    fn wait(&mut self, now: Instant, events: &mut [EpollEvent]) -> io::Result<()> {
+        let timeout = if self.is_busy { EpollTimeout::ZERO } else { until(now, self.deadline()) };
+        let count = match self.epoll.wait(events, timeout) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        for event in &events[..count] {
+            match event.data() {
+                WAKE => self.read_mail()?,
+                LISTEN => self.can_accept = true,
+                // Every turn looks at all ports.
+                PORT => {}
+                slot => {
+                    if let Some(client) = &mut self.clients[slot as usize] {
+                        client.notice(event.events());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// When to turn next even if nothing happens.
+    fn deadline(&self) -> Option<Instant> {
+        let clients = self.clients.iter().flatten().filter_map(Client::poll_timeout);
+        let leaving = self.leaving.map(|leaving| leaving.until);
+        clients.chain(self.device.poll_timeout()).chain(self.outbox.poll_timeout()).chain(leaving).min()
+    }
+}
+
+/// Watches ports that were opened. Those that were closed have left the watch with their descriptor.
+fn watch(epoll: &Epoll, ports: &Ports, changes: &[Change]) -> io::Result<()> {
+    for fd in changes.iter().filter_map(|(id, info)| info.and_then(|_| ports.fd(*id))) {
+        epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, PORT))?;
+    }
+    Ok(())
+}
+
+/// How long to sleep: never past the deadline by more than a millisecond, never short of it.
+fn until(now: Instant, deadline: Option<Instant>) -> EpollTimeout {
+    let Some(deadline) = deadline else { return EpollTimeout::NONE };
+    let millis = deadline.since(now).as_nanos().div_ceil(1_000_000);
+    EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))
+}
+
+/// What a client is told about a failure.
+fn errno(error: IoError) -> NbdErrno {
+    match error {
+        IoError::Refused | IoError::Reserved => NbdErrno::Perm,
+        IoError::Dead
+        | IoError::OutOfRange
+        | IoError::Unreadable
+        | IoError::DeviceFault
+        | IoError::Protocol(_)
+        | IoError::BadAnswer => NbdErrno::Io,
+    }
+}
