@@ -1,6 +1,7 @@
 //! Userspace AoE initiator: an engine without I/O, NBD front ends, and the tools built from them.
 
 pub mod attach;
+pub mod background;
 pub mod cli;
 pub mod engine;
 pub mod log;

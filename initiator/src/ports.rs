@@ -90,7 +90,7 @@ impl Ports {
         let usable: Vec<_> = interfaces.iter().filter(usable).collect();
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let Some((open, _)) = &slot.open else { continue };
-            if !usable.iter().any(|interface| *interface == open) {
+            if !usable.contains(&open) {
                 slot.open = None;
                 changes.push((PortId(index as u32), None));
             }

@@ -169,7 +169,8 @@ impl RunDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(|error| self.unusable(error))?,
         };
-        let pid_of = |name: &str| name.strip_prefix("attach-")?.strip_suffix(extension)?.strip_suffix('.')?.parse().ok();
+        let pid_of =
+            |name: &str| name.strip_prefix("attach-")?.strip_suffix(extension)?.strip_suffix('.')?.parse().ok();
         let files = entries.filter_map(|entry| {
             let entry = entry.ok()?;
             Some((pid_of(entry.file_name().to_str()?)?, entry.path()))
@@ -250,7 +251,8 @@ mod tests {
         let mut complaints = Vec::new();
         let found = run_dir.attached(|error| complaints.push(error.to_string())).unwrap();
         assert_eq!(living.join().unwrap(), "{\"command\":\"status\"}\n");
-        (odd.join().unwrap(), cut.join().unwrap());
+        odd.join().unwrap();
+        cut.join().unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].status, status());
         assert_eq!(complaints.len(), 2, "{complaints:?}");

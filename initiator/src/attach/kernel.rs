@@ -43,7 +43,9 @@ pub enum KernelError {
         pid: u32,
     },
     /// It waits for another disk of the same address.
-    #[error("/dev/nbd{index} waits for another disk, {found}, not {ours}: free it with \"nbd-client -d /dev/nbd{index}\"")]
+    #[error(
+        "/dev/nbd{index} waits for another disk, {found}, not {ours}: free it with \"nbd-client -d /dev/nbd{index}\""
+    )]
     OtherDisk {
         /// Which device.
         index: u32,
@@ -182,8 +184,8 @@ pub(super) fn attach(
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     for _ in 0..settings.connections {
-        let (a, b) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
-            .map_err(io::Error::from)?;
+        let (a, b) =
+            socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC).map_err(io::Error::from)?;
         widen(&b);
         ours.push(a);
         theirs.push(b);

@@ -12,7 +12,8 @@ mod memory;
 mod serve;
 mod socket;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -22,6 +23,7 @@ use aoe_common::addr::Address;
 use aoe_common::frame::SECTOR;
 use aoe_common::link::{LinkWatch, ethernet_interfaces, monotonic_now};
 use aoe_common::netlink::NbdControl;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -88,6 +90,7 @@ pub fn run(options: &Options, run_dir: &RunDir, ready: impl FnOnce(&Ready) -> Re
     let (ports, opened) = Ports::open(options.interfaces.clone())?;
     let config = DeviceConfig {
         address: options.device,
+        identity: random().context("no random numbers")?,
         tag_start: tag_start(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)),
         dead_after: options.dead_after_s.map(Duration::from_secs),
         hold_writes: match reserved {
@@ -116,7 +119,11 @@ pub fn run(options: &Options, run_dir: &RunDir, ready: impl FnOnce(&Ready) -> Re
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
-        let links = AsyncFd::new(watch.as_fd().try_clone_to_owned()?)?;
+        #[allow(
+            deprecated,
+            reason = "its successor is unsafe for the sake of descriptors that may be closed; ours is owned"
+        )]
+        let links = AsyncFd::with_interest(watch.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
         let attach = Attach {
             options,
             place,
@@ -126,7 +133,8 @@ pub fn run(options: &Options, run_dir: &RunDir, ready: impl FnOnce(&Ready) -> Re
             control: Control::open(socket)?,
             watch,
             links,
-            signals: [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?],
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
             kernel: None,
         };
         attach.live(reserved, up, ready).await
@@ -134,6 +142,12 @@ pub fn run(options: &Options, run_dir: &RunDir, ready: impl FnOnce(&Ready) -> Re
     // A call to the kernel that did not return in time is not waited for.
     runtime.shutdown_background();
     result
+}
+
+fn random() -> io::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// What is taken for the attach before the disk is looked for.
@@ -183,7 +197,8 @@ struct Attach<'a> {
     watch: LinkWatch,
     /// Readable when the watch has word.
     links: AsyncFd<OwnedFd>,
-    signals: [Signal; 2],
+    terminate: Signal,
+    interrupt: Signal,
     /// The kernel device, once it is connected.
     kernel: Option<(u32, NbdControl)>,
 }
@@ -219,7 +234,6 @@ impl Attach<'_> {
 
     /// All that comes up while the disk is attached, until one thing ends it.
     async fn routine(&mut self) -> Stop {
-        let [terminate, interrupt] = &mut self.signals;
         loop {
             tokio::select! {
                 guard = self.links.readable() => {
@@ -243,8 +257,8 @@ impl Attach<'_> {
                     }
                     (Request::Detach, _) => return Stop::Asked(reply),
                 },
-                _ = terminate.recv() => return Stop::Signal,
-                _ = interrupt.recv() => return Stop::Signal,
+                _ = self.terminate.recv() => return Stop::Signal,
+                _ = self.interrupt.recv() => return Stop::Signal,
                 ended = &mut self.ended => return Stop::Ended(ending(ended)),
             }
         }

@@ -19,9 +19,7 @@ use tokio::sync::oneshot;
 use super::client::Client;
 use super::mailbox::Mailbox;
 use super::socket::Listener;
-use crate::engine::{
-    Device, DeviceState, DeviceStats, Event, IoError, Operation, PathStats, REQUESTS_MAX, Request,
-};
+use crate::engine::{Device, DeviceState, DeviceStats, Event, IoError, Operation, PathStats, REQUESTS_MAX, Request};
 use crate::nbd::{Command, ExportInfo, NbdErrno, RequestId, TransmissionFlags};
 use crate::outbox::Outbox;
 use crate::ports::{Change, Ports};
@@ -441,8 +439,7 @@ impl Server {
             return None;
         }
         let can_flush = self.service.as_ref().is_some_and(|(export, _)| {
-            export.flags.contains(TransmissionFlags::SEND_FLUSH)
-                && !export.flags.contains(TransmissionFlags::READ_ONLY)
+            export.flags.contains(TransmissionFlags::SEND_FLUSH) && !export.flags.contains(TransmissionFlags::READ_ONLY)
         });
         let stats = self.device.stats();
         if !can_flush || stats.writes + stats.trims == 0 {

@@ -1240,7 +1240,6 @@ impl Device {
     fn lose_overdue_flights(&mut self, now: Instant) {
         let mut next = None;
         let mut failing = 0u32;
-        let silent = self.is_silent();
         let mut given_up = Vec::new();
         for id in 0..self.flights.len() {
             let Some(flight) = self.flights[id].as_mut().filter(|flight| !flight.lost) else { continue };
@@ -1249,22 +1248,27 @@ impl Device {
                 continue;
             }
             let too_old = self.config.dead_after.is_some_and(|after| now >= flight.first_sent + after);
-            if too_old && !silent && flight.attempts >= LOSSES_TO_FAIL {
+            if too_old && flight.attempts >= LOSSES_TO_FAIL {
                 given_up.push(id as u32);
-                continue;
             }
             flight.lost = true;
             self.resend.push_back(id as u32);
             let path = &mut self.paths[flight.path];
             path.in_flight -= 1;
-            path.window.lost(now, flight.last_sent);
+            // Frames sent again wait longer each time instead, and one that is never answered must not close the window.
+            if flight.attempts == 1 {
+                path.window.lost(now, flight.last_sent);
+            }
             path.losses += 1;
             if path.losses >= LOSSES_TO_FAIL {
                 failing |= 1 << flight.path;
             }
         }
         self.flights_due = next;
-        // The target answers others and never this one.
+        if self.is_silent() {
+            given_up.clear();
+        }
+        // The target answers others and never these.
         for id in given_up {
             self.doubt(id);
             self.end_flight(now, id, Err(IoError::Dead));

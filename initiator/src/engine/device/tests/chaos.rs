@@ -74,8 +74,8 @@ impl History {
     }
 }
 
-fn run(steps: &[Step], seed: u64, identify: Identify, lost: u64, repeated: u64, delay: Duration, ports: &[PortId]) {
-    let mut world = World::up_with(DeviceConfig { dead_after: None, ..config() }, Target::new(identify), ports);
+fn run(steps: &[Step], seed: u64, target: Target, lost: u64, repeated: u64, delay: Duration, ports: &[PortId]) {
+    let mut world = World::up_with(DeviceConfig { dead_after: None, ..config() }, target, ports);
     world.trips = network(seed, lost, repeated, delay);
     let mut history = History::default();
     // Reads: id, first sector, what each sector held or may yet be given.
@@ -126,9 +126,11 @@ proptest! {
     #[test]
     fn every_request_completes_and_every_sector_is_right_with_an_exactly_once_target(
         steps in steps(), seed: u64, lost in 0u64..30, repeated in 0u64..30, delay in 0u64..400, two: bool,
+        takes_identities: bool,
     ) {
+        let target = Target { takes_identities, ..Target::new(ours()) };
         let ports = if two { &[PORT, OTHER_PORT][..] } else { &[PORT] };
-        run(&steps, seed, ours(), lost, repeated, ms(delay), ports);
+        run(&steps, seed, target, lost, repeated, ms(delay), ports);
     }
 
     /// Such a target runs every copy. The initiator alone keeps old ones off newer data, as long as the
@@ -138,7 +140,8 @@ proptest! {
         steps in steps(), seed: u64, lost in 0u64..30, delay in 0u64..400, two: bool,
     ) {
         let ports = if two { &[PORT, OTHER_PORT][..] } else { &[PORT] };
-        run(&steps, seed, Identify { exactly_once: false, ..ours() }, lost, 0, ms(delay), ports);
+        let target = Target::new(Identify { exactly_once: false, ..ours() });
+        run(&steps, seed, target, lost, 0, ms(delay), ports);
     }
 
     /// Frames made of real answers with a few bytes changed, cut or grown. Whatever they say, the tables stay

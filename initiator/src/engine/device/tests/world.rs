@@ -1,7 +1,7 @@
 //! A device, the targets it may reach, the network between them, and a clock that jumps from one event to the next.
 
 use super::super::*;
-use aoe_common::ata::trim_ranges;
+use aoe_common::ata::{LOG_STATION_IDENTITY, trim_ranges};
 use aoe_common::frame::{HEADROOM, MIN_FRAME};
 use aoe_common::wire::{BROADCAST, ConfigCommand, EthernetRepr, HeaderRepr};
 
@@ -12,6 +12,9 @@ pub const OTHER_PORT: PortId = PortId(2);
 pub const LATENCY: Duration = Duration::from_micros(500);
 /// Sectors of the targets' disks.
 pub const DISK: u64 = 4096;
+
+/// What a path is asked before it carries requests.
+const QUESTIONS: [u8; 2] = [command::IDENTIFY_DEVICE, command::WRITE_LOG_EXT];
 
 pub fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -104,8 +107,8 @@ impl Sent {
         &self.ata.as_ref().expect("an ATA request").1
     }
 
-    fn is_transfer(&self) -> bool {
-        self.ata.as_ref().is_some_and(|(ata, _)| ata.command != command::IDENTIFY_DEVICE)
+    pub fn is_transfer(&self) -> bool {
+        self.ata.as_ref().is_some_and(|(ata, _)| !QUESTIONS.contains(&ata.command))
     }
 }
 
@@ -160,15 +163,28 @@ pub struct Target {
     pub sectors: u8,
     pub disk: Vec<u8>,
     pub ran: Vec<Ran>,
-    /// Answers given, for a target that promises to run a request once.
-    pub given: HashMap<(MacAddr, u32), Vec<u8>>,
+    /// Whether it takes the identities of stations.
+    pub takes_identities: bool,
+    pub identities: HashMap<MacAddr, [u8; 16]>,
+    /// Answers given, by station and tag, for a target that promises to run a request once.
+    pub given: HashMap<([u8; 16], u32), Answer>,
 }
 
 impl Target {
     pub fn new(identify: Identify) -> Self {
         let ports = [PORT, OTHER_PORT].map(|port| (port, target_mac(port))).to_vec();
         let disk = vec![0; DISK as usize * SECTOR];
-        Self { ports, identify, buffers: 16, sectors: 2, disk, ran: Vec::new(), given: HashMap::new() }
+        Self {
+            ports,
+            identify,
+            buffers: 16,
+            sectors: 2,
+            disk,
+            ran: Vec::new(),
+            takes_identities: true,
+            identities: HashMap::new(),
+            given: HashMap::new(),
+        }
     }
 
     /// First bytes of its sectors.
@@ -188,14 +204,20 @@ impl Target {
 
     fn serve(&mut self, sent: &Sent, own: MacAddr) -> Vec<u8> {
         let Some((ata, data)) = &sent.ata else { return self.advert(own, sent.source, 1, sent.tag) };
-        if let Some(given) = self.given.get(&(sent.source, sent.tag)) {
-            return given.clone();
+        if ata.command == command::WRITE_LOG_EXT && self.identify.exactly_once && self.takes_identities {
+            assert_eq!((ata.registers, ata.count), (u64::from(LOG_STATION_IDENTITY), 1));
+            self.identities.insert(sent.source, *data.first_chunk().expect("an identity"));
+            return answer_frame(sent, own, &Answer::default());
         }
-        let frame = answer_frame(sent, own, &self.run(ata, data));
+        let MacAddr(a, b, c, d, e, f) = sent.source;
+        let by_mac = [a, b, c, d, e, f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let station = self.identities.get(&sent.source).copied().unwrap_or(by_mac);
+        let given = self.given.get(&(station, sent.tag)).cloned();
+        let answer = given.unwrap_or_else(|| self.run(ata, data));
         if self.identify.exactly_once {
-            self.given.insert((sent.source, sent.tag), frame.clone());
+            self.given.insert((station, sent.tag), answer.clone());
         }
-        frame
+        answer_frame(sent, own, &answer)
     }
 
     fn run(&mut self, ata: &AtaRepr, data: &[u8]) -> Answer {
@@ -203,7 +225,7 @@ impl Target {
             Answer { status: Some(Status::DRDY | Status::ERR), ata_error: AtaError::ABORT.bits(), ..Answer::default() };
         let (start, len) = (ata.lba() as usize * SECTOR, usize::from(ata.count) * SECTOR);
         let extended = ata.flags.contains(AtaFlags::EXTENDED);
-        if ata.command != command::IDENTIFY_DEVICE {
+        if !QUESTIONS.contains(&ata.command) {
             self.ran.push(Ran { command: ata.command, lba: ata.lba(), count: ata.count });
             if extended && !self.identify.lba48 {
                 return refused;
@@ -334,7 +356,7 @@ impl World {
         self.done.contains_key(&id)
     }
 
-    /// ATA requests sent, IDENTIFY left out.
+    /// ATA requests sent, those that are about the path itself left out.
     pub fn transfers(&self) -> Vec<Sent> {
         self.sent.iter().filter(|sent| sent.is_transfer()).cloned().collect()
     }
@@ -343,7 +365,7 @@ impl World {
         self.device.paths().find(|path| path.port == port).expect("a path on this port")
     }
 
-    /// From now on every transfer is held for the test; IDENTIFY and config queries arrive.
+    /// From now on every transfer is held for the test; questions about the path arrive.
     pub fn hold_transfers(&mut self) {
         self.fate = Box::new(|sent| if sent.is_transfer() { Fate::Held } else { Fate::Arrive });
     }

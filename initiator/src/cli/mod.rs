@@ -1,0 +1,133 @@
+//! What can be typed: one module per program. Each says on one line of stderr what went wrong.
+
+pub mod attach;
+pub mod detach;
+pub mod discover;
+pub mod stat;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Result;
+use aoe_common::addr::Address;
+
+use crate::place::Place;
+use crate::run_dir::Attached;
+
+/// It did not work.
+const FAILED: u8 = 1;
+
+/// Turns the end of a program into its exit code. Wrong usage has ended it before, with 2.
+fn finish(program: &str, result: Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        complain(program, &format!("{error:#}"));
+        ExitCode::from(FAILED)
+    })
+}
+
+/// A line on stderr. Nobody is left to hear of a closed one.
+fn complain(program: &str, message: &str) {
+    let _ = writeln!(io::stderr(), "{program}: {}", message.replace('\n', " "));
+}
+
+/// Prints what a program is for. A reader that has seen enough is no failure.
+fn show(text: &str) -> Result<()> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// A time as it is typed: seconds, with a fraction if need be, up to a day.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let value = text.parse().ok().filter(|value| (0.0..=86_400.0).contains(value));
+    value.map(Duration::from_secs_f64).ok_or_else(|| "write seconds, from 0 to 86400".to_owned())
+}
+
+/// What is attached: by its address, or by its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// All attaches of this disk.
+    Device(Address),
+    /// The one at this place.
+    Place(Place),
+}
+
+impl FromStr for Subject {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with('e') {
+            return device(text).map(Self::Device);
+        }
+        match text.parse().map_err(|error: crate::place::PlaceError| error.to_string())? {
+            Place::Kernel(None) => Err("which one? write /dev/nbdN, see \"aoe-stat\"".to_owned()),
+            place => Ok(Self::Place(place)),
+        }
+    }
+}
+
+impl Subject {
+    fn is(&self, attached: &Attached) -> bool {
+        match self {
+            Self::Device(device) => attached.status.device == *device,
+            Self::Place(place) => attached.status.place == place.to_string(),
+        }
+    }
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Device(device) => device.fmt(f),
+            Self::Place(place) => place.fmt(f),
+        }
+    }
+}
+
+/// The address of one disk.
+fn device(text: &str) -> Result<Address, String> {
+    match text.parse::<Address>() {
+        Ok(address) if address.is_wildcard() => {
+            Err(format!("{address} stands for many disks: name one, for example e0.1 (\"aoe-discover\" lists them)"))
+        }
+        Ok(address) => Ok(address),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_lines_are_consistent() {
+        for command in
+            [attach::Args::command(), detach::Args::command(), discover::Args::command(), stat::Args::command()]
+        {
+            let help = command.clone().render_long_help().to_string();
+            assert!(help.contains("Example") && help.contains("Exit codes"), "{help}");
+            command.debug_assert();
+        }
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
+        for wrong in ["", "-1", "NaN", "inf", "1e9", "soon"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn subjects() {
+        assert_eq!("e0.1".parse(), Ok(Subject::Device(Address::new(0, 1))));
+        assert_eq!("/dev/nbd1".parse(), Ok(Subject::Place(Place::Kernel(Some(1)))));
+        for wrong in ["e0.*", "e*.*", "e0", "/dev/nbd", "nothing"] {
+            assert!(wrong.parse::<Subject>().is_err(), "{wrong}");
+        }
+    }
+}
