@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use aoe_tests::net::image::{assert_clean_ext4, assert_same, ext4_image, random_file};
 use aoe_tests::net::Lab;
+use aoe_tests::net::image::{assert_clean_ext4, assert_same, ext4_image, random_file};
 
 #[test]
 fn net_three_lines_on_an_ext4_image() {

@@ -102,9 +102,14 @@ impl Client {
         }
     }
 
+    /// Whether there is something to send that the socket may take.
+    pub fn can_write(&self) -> bool {
+        self.writable && self.failure.is_none() && self.session.has_output()
+    }
+
     /// Sends what there is to send, as far as the socket takes it.
     pub fn write(&mut self) {
-        while self.writable && self.failure.is_none() && self.session.has_output() {
+        while self.can_write() {
             let mut slices = [IoSlice::new(&[]); MAX_OUTPUT_SLICES];
             let count = self.session.output_slices(&mut slices);
             let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;

@@ -30,7 +30,7 @@ pub(super) const CLIENTS_MAX: usize = 16;
 /// Frames taken from a port, and bytes from a client, before the others get their turn.
 const FRAMES_PER_TURN: usize = 256;
 const BYTES_PER_TURN: usize = 1 << 20;
-/// How often requests that complete at once may lead to others in one turn.
+/// How often replies that need no target may lead to new requests in one turn.
 const ROUNDS_PER_TURN: usize = 4;
 /// How long requests under way, and then the last flush, may take when it is time to go.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
@@ -188,14 +188,13 @@ impl Server {
     /// Reads requests and sends replies, as far as both go.
     fn serve_clients(&mut self, now: Instant) {
         self.complete_requests();
-        self.send_replies();
-        self.take_requests(now);
         for _ in 0..ROUNDS_PER_TURN {
-            if !self.complete_requests() {
-                return;
-            }
             self.send_replies();
             self.take_requests(now);
+            let completed = self.complete_requests();
+            if !completed && !self.clients.iter().flatten().any(Client::can_write) {
+                return;
+            }
         }
         self.is_busy = true;
     }

@@ -243,7 +243,7 @@ mod tests {
             ("aoe-attach e0.1 /dev/sda", "/dev/nbdN"),
             ("aoe-attach e0.1 /dev/nbd1 --dead-after soon", "never"),
             ("aoe-attach e0.1 /dev/nbd1 --connections 17", "16"),
-            ("aoe-attach e0.1 /dev/nbd1 --wait -1", "86400"),
+            ("aoe-attach e0.1 /dev/nbd1 --wait=-1", "86400"),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2);

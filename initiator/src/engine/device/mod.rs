@@ -879,8 +879,8 @@ impl Device {
     ///
     /// A target knows a repeated write by our identity (or MAC address, where it does not know that), its tag,
     /// place and length. A write that would lose one of these, because it has to leave by another port or to be
-    /// cut into smaller parts, waits until the network holds no copy of it any more: such a copy would be run like a new write, over whatever anybody
-    /// wrote in between.
+    /// cut into smaller parts, waits until the network holds no copy of it any more: such a copy would be run
+    /// like a new write, over whatever anybody wrote in between.
     fn next_resend(&mut self, now: Instant) -> Option<u32> {
         self.held_until = None;
         let mut at = 0;
@@ -1255,7 +1255,7 @@ impl Device {
             self.resend.push_back(id as u32);
             let path = &mut self.paths[flight.path];
             path.in_flight -= 1;
-            // Frames sent again wait longer each time instead, and one that is never answered must not close the window.
+            // Frames sent again wait longer each time instead; one never answered must not close the window.
             if flight.attempts == 1 {
                 path.window.lost(now, flight.last_sent);
             }

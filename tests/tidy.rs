@@ -1,0 +1,91 @@
+//! Rules of the tree that no compiler checks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests folder is in the tree")
+}
+
+/// All Rust files below a folder (or the file itself), with their text.
+fn sources(below: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut to_visit = vec![root().join(below)];
+    while let Some(path) = to_visit.pop() {
+        if path.is_dir() {
+            to_visit.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            found.push((path, text));
+        }
+    }
+    assert!(!found.is_empty(), "{below} holds Rust files");
+    found
+}
+
+#[test]
+fn engines_and_wire_touch_nothing() {
+    let values = [
+        "common/src/wire",
+        "common/src/ata",
+        "common/src/addr.rs",
+        "common/src/frame.rs",
+        "common/src/ordering.rs",
+        "common/src/time.rs",
+        "target/src/engine",
+        "initiator/src/engine",
+        "initiator/src/nbd",
+    ];
+    let forbidden = [
+        "std::net",
+        "std::fs",
+        "std::os",
+        "std::io::Read",
+        "std::thread",
+        "std::process",
+        "std::env",
+        "std::sync",
+        "Instant::now",
+        "SystemTime",
+        "libc::",
+        "nix::",
+        "tokio::",
+        "tracing::",
+        "unsafe ",
+    ];
+    for (path, text) in values.into_iter().flat_map(sources) {
+        for word in forbidden {
+            assert!(!text.contains(word), "{} names {word}: engines are values", path.display());
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_stays_where_it_is_expected() {
+    let expected = ["common/src/link/", "common/src/netlink/", "target/src/disk/"];
+    for (path, text) in ["common", "target", "initiator", "tests"].into_iter().flat_map(sources) {
+        let place = path.strip_prefix(root()).unwrap().display().to_string();
+        let block = text.lines().any(|line| line.contains("unsafe {") && !line.contains('"'));
+        let known = expected.iter().any(|folder| place.starts_with(folder)) || EXCEPTIONS.contains(&place.as_str());
+        assert!(!block || known, "{place} has unsafe code");
+    }
+}
+
+/// Files outside those folders with an unsafe block of their own, each with its reason there.
+const EXCEPTIONS: [&str; 0] = [];
+
+#[test]
+fn builds_do_not_land_in_the_source_folder() {
+    for name in ["debug", "release", "nextest", ".rustc_info.json"] {
+        let path = root().join("target").join(name);
+        assert!(!path.exists(), "{} is build output in a source folder: run cargo from the root", path.display());
+    }
+}
+
+#[test]
+fn files_are_no_longer_than_their_reader() {
+    for (path, text) in ["common/src", "target/src", "initiator/src", "tests"].into_iter().flat_map(sources) {
+        let long = text.lines().position(|line| line.chars().count() > 120);
+        assert!(long.is_none(), "{}:{} is wider than 120 columns", path.display(), long.unwrap_or_default() + 1);
+    }
+}
