@@ -43,15 +43,27 @@ fn export_refused(lab: &Lab, arguments: &str, code: i32, words: &[&str]) {
 fn net_target_refuses_files_it_cannot_serve() {
     let lab = Lab::pair(1500);
     File::create(lab.path("empty.img")).unwrap();
-    fs::write(lab.path("odd.img"), vec![7; 1000]).unwrap();
     fs::create_dir(lab.path("folder")).unwrap();
     export_refused(&lab, "shelf 0 slot 1 missing.img", FAILED, &["missing.img"]);
     export_refused(&lab, "shelf 0 slot 1 empty.img", FAILED, &["empty.img"]);
-    export_refused(&lab, "shelf 0 slot 1 odd.img", FAILED, &["odd.img", "512"]);
     export_refused(&lab, "shelf 0 slot 1 folder", FAILED, &["folder", "directory"]);
     export_refused(&lab, "shelf 0 slot 1 /dev/null", FAILED, &["/dev/null"]);
-    assert_eq!(fs::read(lab.path("odd.img")).unwrap(), vec![7; 1000]);
     assert!(!lab.path("missing.img").exists(), "a mistyped name must not make a file");
+}
+
+#[test]
+fn net_target_serves_the_whole_sectors_of_an_odd_file_and_leaves_the_rest_alone() {
+    let lab = Lab::pair(1500);
+    fs::write(lab.path("odd.img"), vec![7; 1000]).unwrap();
+    fs::write(lab.path("new.img"), vec![9; 512]).unwrap();
+    let target = lab.export("a", "shelf 0 slot 1 odd.img");
+    let uri = lab.attach("b", "e0.1", "disk.sock");
+    lab.host("b").command("nbdcopy").args(["--flush", "new.img", &uri]).run().succeeded();
+    lab.host("b").typed("aoe-detach e0.1").run().succeeded();
+    let ended = target.stop().succeeded();
+    assert!(ended.stderr.contains("odd.img") && ended.stderr.contains("512"), "{}", ended.stderr);
+    let after = fs::read(lab.path("odd.img")).unwrap();
+    assert_eq!((&after[..512], &after[512..]), (&[9; 512][..], &[7; 488][..]));
 }
 
 #[test]

@@ -23,7 +23,6 @@ impl PacketSocket {
         let packet = Self { fd };
         packet.set(libc::PACKET_VERSION, &libc::tpacket_versions::TPACKET_V2)?;
         packet.set::<c_int>(libc::PACKET_IGNORE_OUTGOING, &1)?;
-        packet.set::<c_int>(libc::PACKET_QDISC_BYPASS, &1)?;
         Ok(packet)
     }
 

@@ -271,7 +271,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trip(version in 0u8..16, response: bool, error: Option<u8>, shelf: u16, slot: u8, command: u8, tag: u32) {
+        fn round_trip(
+            version in 0u8..16, response: bool, error: Option<u8>, shelf: u16, slot: u8, command: u8, tag: u32,
+        ) {
             let header = HeaderRepr {
                 version, response, error: error.map(Into::into),
                 address: Address::new(shelf, slot), command: command.into(), tag,

@@ -1,9 +1,7 @@
 //! `aoe-detach`: ends an attach in order.
 
-use std::path::Path;
 use std::process::ExitCode;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -13,10 +11,9 @@ use crate::run_dir::{Answer, Attached, Request, RunDir, ask};
 
 const NAME: &str = "aoe-detach";
 
-/// Longer than an attach takes at the most: writing back, requests under way, the last flush.
+/// Longer than an attach takes at the most: writing back, requests under way, the last flush. It answers when it has let
+/// go of everything.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How long a process may take to end that has said it will.
-const END_PATIENCE: Duration = Duration::from_secs(10);
 
 const HELP: &str = "\
 Requests under way are finished first, and the target is asked to make everything durable.
@@ -52,7 +49,6 @@ fn detach(subject: &Subject) -> Result<ExitCode> {
     let answer = ask(socket, Request::Detach, PATIENCE);
     match answer.with_context(|| format!("process {}, which serves {}, did not say", status.pid, status.place))? {
         Answer::Detached { warning } => {
-            wait_for_end(status.pid);
             let Some(warning) = warning else {
                 show(&line)?;
                 return Ok(ExitCode::SUCCESS);
@@ -76,14 +72,6 @@ fn choose<'a>(subject: &Subject, attached: &'a [Attached]) -> Result<&'a Attache
         [] if attached.is_empty() => bail!("{subject} is not attached; nothing is"),
         [] => bail!("{subject} is not attached; these are: {}", list(&mut attached.iter())),
         _ => bail!("{subject} is attached more than once, say where: {}", list(&mut meant.into_iter())),
-    }
-}
-
-fn wait_for_end(pid: u32) {
-    let process = Path::new("/proc").join(pid.to_string());
-    let began = Instant::now();
-    while process.exists() && began.elapsed() < END_PATIENCE {
-        sleep(Duration::from_millis(5));
     }
 }
 

@@ -161,7 +161,11 @@ pub fn judge(ata: &AtaRepr, data_len: usize, geometry: &Geometry) -> Result<Ask,
             Ok(Ask::Log { log, page: u16::from_le_bytes([page_low, page_high]) })
         }
         command::WRITE_LOG_EXT if ata.registers == u64::from(LOG_STATION_IDENTITY) && sectors == 1 && carries_data => {
-            if data_len < SECTOR { Err(Refusal::BadArgument) } else { Ok(Ask::Register) }
+            if data_len < SECTOR {
+                Err(Refusal::BadArgument)
+            } else {
+                Ok(Ask::Register)
+            }
         }
         command::IDENTIFY_DEVICE => Ok(Ask::Identify),
         command::FLUSH_CACHE | command::FLUSH_CACHE_EXT => Ok(Ask::Flush),

@@ -161,7 +161,14 @@ mod tests {
     const OK: Outcome = Outcome { status: 0x40, error: 0 };
 
     fn key(tag: u32) -> RequestKey {
-        RequestKey { export: 0, station: Station::Mac(MacAddr(2, 0, 0, 0, 0, 1)), tag, command: 0x34, count: 1, registers: 7 }
+        RequestKey {
+            export: 0,
+            station: Station::Mac(MacAddr(2, 0, 0, 0, 0, 1)),
+            tag,
+            command: 0x34,
+            count: 1,
+            registers: 7,
+        }
     }
 
     fn at(seconds: u64) -> Instant {
