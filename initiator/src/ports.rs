@@ -72,6 +72,12 @@ impl Ports {
         }
     }
 
+    /// No ports, until some are found.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self { wanted: vec!["no-such-if".to_owned()], slots: Vec::new() }
+    }
+
     /// Takes in how the interfaces are now: opens, reopens and closes ports, and tells which.
     pub fn follow(&mut self, interfaces: &[Interface]) -> Vec<Change> {
         let (changes, failure) = self.adopt(interfaces);
@@ -132,12 +138,14 @@ impl Ports {
         Some(unused)
     }
 
-    /// Hands up to `budget` frames of each port to `deliver`. A port whose interface is gone is closed and told.
-    pub fn receive(&mut self, budget: usize, mut deliver: impl FnMut(PortId, &[u8])) -> Vec<Change> {
+    /// Hands up to `budget` frames of each port to `deliver`. With `errors`, also asks those without frames how they
+    /// are, which costs a system call each: for when a descriptor tells of an error. A port whose interface is gone is
+    /// closed and told.
+    pub fn receive(&mut self, budget: usize, errors: bool, mut deliver: impl FnMut(PortId, &[u8])) -> Vec<Change> {
         let mut changes = Vec::new();
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let id = PortId(index as u32);
-            let Some((_, port)) = &mut slot.open else { continue };
+            let Some((_, port)) = slot.open.as_mut().filter(|(_, port)| errors || port.is_waiting()) else { continue };
             match port.receive(budget, |frame| deliver(id, frame)) {
                 Ok(_) | Err(LinkError::Down) => {}
                 Err(LinkError::Gone) => {

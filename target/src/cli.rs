@@ -107,7 +107,7 @@ pub struct ExportArgs {
     #[arg(long, value_enum, default_value_t = Io::Auto, value_name = "HOW")]
     pub io: Io,
 
-    /// Let clients change settings of many exports with one frame (to shelf or slot "any")
+    /// Let clients change settings of many exports, or write to them, with one frame (to shelf or slot "any")
     #[arg(long)]
     pub allow_wildcard_edits: bool,
 }

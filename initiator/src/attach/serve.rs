@@ -114,6 +114,7 @@ pub(super) struct Server {
     free_owners: Vec<u32>,
     when_up: Option<oneshot::Sender<Snapshot>>,
     can_accept: bool,
+    ports_failed: bool,
     /// More could be done at once.
     is_busy: bool,
     leaving: Option<Leaving>,
@@ -142,6 +143,7 @@ impl Server {
             free_owners: (0..REQUESTS_MAX as u32).rev().collect(),
             when_up: None,
             can_accept: false,
+            ports_failed: false,
             is_busy: false,
             leaving: None,
             cut_off: false,
@@ -172,7 +174,8 @@ impl Server {
 
     fn receive_frames(&mut self, now: Instant) {
         let device = &mut self.device;
-        let changes = self.ports.receive(FRAMES_PER_TURN, |port, frame| device.handle_frame(now, port, frame));
+        let errors = std::mem::take(&mut self.ports_failed);
+        let changes = self.ports.receive(FRAMES_PER_TURN, errors, |port, frame| device.handle_frame(now, port, frame));
         for (port, info) in changes {
             self.device.set_port(now, port, info);
         }
@@ -448,6 +451,7 @@ impl Server {
             return Some(Ending { unanswered, flushed: Some(false), cut_off: self.cut_off });
         }
         self.device.submit(now, Request { id: LAST_FLUSH, operation: Operation::Flush });
+        // To be sent in the next turn.
         let until = now + LEAVE_PATIENCE;
         self.leaving = Some(Leaving { until, flushing: Some(unanswered), flushed: None });
         self.is_busy = true;
@@ -467,8 +471,8 @@ impl Server {
             match event.data() {
                 WAKE => self.read_mail()?,
                 LISTEN => self.can_accept = true,
-                // Every turn looks at all ports.
-                PORT => {}
+                // Every turn looks for frames at all ports.
+                PORT => self.ports_failed |= event.events().contains(EpollFlags::EPOLLERR),
                 slot => {
                     if let Some(client) = &mut self.clients[slot as usize] {
                         client.notice(event.events());
@@ -512,5 +516,109 @@ fn errno(error: IoError) -> NbdErrno {
         | IoError::DeviceFault
         | IoError::Protocol(_)
         | IoError::BadAnswer => NbdErrno::Io,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::DeviceConfig;
+    use aoe_common::addr::Address;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::thread::JoinHandle;
+
+    fn start() -> (Arc<Mailbox>, JoinHandle<io::Result<Ending>>) {
+        let mailbox = Arc::new(Mailbox::new().unwrap());
+        let config = DeviceConfig {
+            address: Address::new(0, 1),
+            identity: [1; 16],
+            tag_start: 0,
+            dead_after: None,
+            hold_writes: Duration::ZERO,
+        };
+        let device = Device::new(monotonic_now(), config);
+        let server = Server::new(device, Ports::none(), Vec::new(), Arc::clone(&mailbox)).unwrap();
+        (mailbox, std::thread::spawn(move || server.run()))
+    }
+
+    fn export() -> ExportInfo {
+        super::super::export::export(Address::new(0, 1), &Identify { sectors: 8, ..Identify::default() }, false, true)
+    }
+
+    fn serve(mailbox: &Mailbox, frontend: Frontend) {
+        mailbox.leave(|mail| mail.service = Some(Service { export: export(), frontend }));
+    }
+
+    /// The header of an NBD request.
+    fn request(kind: u16, length: u32) -> Vec<u8> {
+        let mut bytes = 0x2560_9513_u32.to_be_bytes().to_vec();
+        bytes.extend([0, 0]);
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend([0; 16]);
+        bytes.extend(length.to_be_bytes());
+        bytes
+    }
+
+    #[test]
+    fn clients_are_let_in_up_to_the_bound_and_out_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.sock");
+        let (mailbox, thread) = start();
+        serve(&mailbox, Frontend::Socket(Listener::unix(&path).unwrap(), 1));
+
+        let mut first = UnixStream::connect(&path).unwrap();
+        let mut greeting = [0; 18];
+        first.read_exact(&mut greeting).unwrap();
+        let mut second = UnixStream::connect(&path).unwrap();
+        assert_eq!(second.read(&mut greeting).unwrap(), 0, "there is one place only");
+
+        let (question, answer) = oneshot::channel();
+        mailbox.leave(|mail| mail.questions.push(question));
+        let snapshot = answer.blocking_recv().unwrap();
+        assert_eq!(snapshot.state, DeviceState::Searching);
+        assert!(snapshot.interfaces.contains("no-such-if"));
+
+        // NBD_OPT_GO for the one export is answered though the disk is not there yet; ends with an ACK.
+        first.write_all(&[0, 0, 0, 3]).unwrap();
+        first.write_all(b"IHAVEOPT\0\0\0\x07\0\0\0\x0a\0\0\0\x04e0.1\0\0").unwrap();
+        let mut answer = [0; 20];
+        first.read_exact(&mut answer).unwrap();
+        assert_eq!(answer[..8], 0x0003_e889_0455_65a9_u64.to_be_bytes());
+
+        mailbox.leave(|mail| mail.leave = true);
+        let ending = thread.join().unwrap().unwrap();
+        assert_eq!(ending, Ending { unanswered: 0, flushed: None, cut_off: false });
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_kernel_that_leaves_ends_the_thread() {
+        for (says_goodbye, cut_off) in [(true, false), (false, true)] {
+            let (mailbox, thread) = start();
+            let (ours, mut kernel) = UnixStream::pair().unwrap();
+            serve(&mailbox, Frontend::Kernel(vec![ours.into()]));
+            // Beyond the end: answered without the disk.
+            kernel.write_all(&request(0, 8192)).unwrap();
+            let mut reply = [0; 16];
+            kernel.read_exact(&mut reply).unwrap();
+            assert_eq!(reply[4..8], NbdErrno::Invalid.to_wire().to_be_bytes());
+            if says_goodbye {
+                kernel.write_all(&request(2, 0)).unwrap();
+            }
+            drop(kernel);
+            let ending = thread.join().unwrap().unwrap();
+            assert_eq!(ending, Ending { unanswered: 0, flushed: None, cut_off });
+        }
+    }
+
+    #[test]
+    fn sleeps_are_neither_short_nor_endless() {
+        let at = |micros| Instant::ZERO + Duration::from_micros(micros);
+        assert_eq!(until(at(0), None), EpollTimeout::NONE);
+        assert_eq!(until(at(5), Some(at(5))), EpollTimeout::ZERO);
+        assert_eq!(until(at(0), Some(at(1))), EpollTimeout::from(1u16));
+        assert_eq!(until(at(0), Some(at(1001))), EpollTimeout::from(2u16));
+        assert_eq!(until(at(0), Some(at(u64::MAX / 1000))), EpollTimeout::from(u16::MAX));
     }
 }

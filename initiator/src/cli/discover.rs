@@ -104,7 +104,7 @@ fn listen(ports: &mut Ports, discovery: &mut Discovery, end: Instant) -> io::Res
     let mut outbox = Outbox::default();
     loop {
         let now = monotonic_now();
-        ports.receive(FRAMES_PER_TURN, |port, frame| discovery.handle_frame(now, port, frame));
+        ports.receive(FRAMES_PER_TURN, true, |port, frame| discovery.handle_frame(now, port, frame));
         outbox.transmit(now, ports, |out| discovery.poll_transmit(now, out));
         if now >= end {
             return Ok(());

@@ -51,7 +51,8 @@ fn stat(args: &Args) -> Result<ExitCode> {
     if args.json {
         show(&serde_json::to_string_pretty(&list)?)?;
     } else if list.is_empty() {
-        complain(NAME, "nothing like it is attached");
+        let what = args.subject.as_ref().map_or_else(|| "nothing is".to_owned(), |subject| format!("{subject} is not"));
+        complain(NAME, &format!("{what} attached"));
     } else {
         show(&describe(&list))?;
     }

@@ -87,7 +87,7 @@ pub struct EngineConfig {
     pub buffers: usize,
     /// Whether edits of strings, masks and reservations go through `poll_persist`.
     pub persist: bool,
-    /// Whether a request to a wildcard address may edit them.
+    /// Whether a request to a wildcard address may edit them, or write to disks.
     pub wildcard_edits: bool,
 }
 
@@ -455,9 +455,11 @@ impl Target {
 
     /// The next frame to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        while self.outbox.is_empty() && self.has_room() {
-            let Some((port, index)) = self.announcements.pop_first() else { break };
-            self.announce(port, index);
+        while self.outbox.is_empty()
+            && let Some((port, index)) = self.announcements.first().copied()
+            && self.announce(port, index)
+        {
+            self.announcements.remove(&(port, index));
         }
         self.outbox.pop_front()
     }
@@ -491,7 +493,7 @@ impl Target {
             return;
         }
         match frame.header.command {
-            Command::Ata => self.ata_request(now, info, index, &to, frame.body),
+            Command::Ata => self.ata_request(now, info, index, &to, frame),
             Command::Config => self.config_request(index, &to, frame),
             Command::Mask => self.mask_request(index, &to, frame),
             Command::Reserve => self.reserve_request(index, &to, frame),
@@ -503,8 +505,8 @@ impl Target {
 
     // ---- ATA -------------------------------------------------------------------------------------------------
 
-    fn ata_request(&mut self, now: Instant, info: PortInfo, index: u32, to: &ReplyTo, body: &[u8]) {
-        let Ok((ata, data)) = AtaRepr::parse(body) else {
+    fn ata_request(&mut self, now: Instant, info: PortInfo, index: u32, to: &ReplyTo, frame: &Frame<'_>) {
+        let Ok((ata, data)) = AtaRepr::parse(frame.body) else {
             self.counters.malformed += 1;
             return;
         };
@@ -531,6 +533,12 @@ impl Target {
                 return;
             }
         };
+        let changes = matches!(ask, Ask::Write { .. } | Ask::Zero { .. } | Ask::Trim { .. });
+        if changes && self.refuses_edit(frame) {
+            self.answer_registers(to, Some(ErrorCode::BadArgument), &ata);
+            return;
+        }
+        let export = &mut self.exports[index as usize];
         match ask {
             Ask::Identify => {
                 let block = self.exports[index as usize].identify().emit();
@@ -900,7 +908,7 @@ impl Target {
         }
     }
 
-    /// One frame to a wildcard address could change every export in reach.
+    /// One frame to a wildcard address would change every export in reach.
     fn refuses_edit(&self, frame: &Frame<'_>) -> bool {
         frame.header.address.is_wildcard() && !self.config.wildcard_edits
     }
@@ -1117,19 +1125,23 @@ impl Target {
     }
 
     /// Tells the stations on a port that an export is there: an unasked config answer with tag 0, to everybody
-    /// or, when there is a list, to each station on it.
-    fn announce(&mut self, port: PortId, index: u32) {
-        let Some(info) = self.ports.get(&port) else { return };
+    /// or, when there is a list, to each station on it. `false`: there are not enough buffers for all of them.
+    fn announce(&mut self, port: PortId, index: u32) -> bool {
+        let Some(info) = self.ports.get(&port) else { return true };
         if info.frame_sectors() == 0 {
-            return;
+            return true;
         }
         let export = &self.exports[index as usize];
         let address = export.config.address;
         let stations = export.access.announce_to().unwrap_or_else(|| vec![BROADCAST]);
+        if self.pool.available() < stations.len().min(self.config.buffers) {
+            return false;
+        }
         for station in stations {
             let to = ReplyTo { port, station, address, command: Command::Config, tag: 0 };
             self.answer_config(&to, index, ConfigCommand::Read, None);
         }
+        true
     }
 
     // ---- The request table and events ------------------------------------------------------------------------
@@ -1165,8 +1177,9 @@ impl Target {
         if self.collisions.get(&key).is_some_and(|last| now.since(*last) < COLLISION_REPORT_EVERY) {
             return;
         }
+        self.collisions.retain(|_, last| now.since(*last) < COLLISION_REPORT_EVERY);
         if self.collisions.len() == COLLISIONS_MAX {
-            self.collisions.pop_first();
+            return;
         }
         self.collisions.insert(key, now);
         self.report(Event::AddressCollision { address, station, port });

@@ -204,9 +204,18 @@ fn repeated_reads_are_read_again() {
 
 #[test]
 fn a_wildcard_write_and_its_repeat_run_once_on_each_export() {
-    let mut bench = Bench::with(SETTINGS, [export(2), export(3)]);
+    let mut bench = Bench::with(EngineConfig { wildcard_edits: true, ..SETTINGS }, [export(2), export(3)]);
     let frame = to("e1.*", write(A, 1, 0, 0x11));
     assert_eq!(bench.ask(&frame).len(), 2);
     assert_eq!(bench.ask(&frame).len(), 2);
     assert_eq!(bench.asked.len(), 2);
+}
+
+#[test]
+fn a_wildcard_write_is_refused_unless_allowed() {
+    let mut bench = Bench::with(SETTINGS, [export(2), export(3)]);
+    let answers = bench.ask(&to("e1.*", write(A, 1, 0, 0x11)));
+    assert_eq!(answers.len(), 2);
+    assert!(answers.iter().all(|answer| answer.error() == Some(ErrorCode::BadArgument)));
+    assert!(bench.asked.is_empty());
 }
