@@ -1,4 +1,5 @@
-//! What the tests share: the simulation, and hosts made of network namespaces.
+//! What the tests share: the simulation, hosts made of network namespaces, and virtual machines.
 
 pub mod net;
 pub mod sim;
+pub mod vm;

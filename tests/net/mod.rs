@@ -5,6 +5,7 @@
 //! then namespaces, then files. Every wait in here is bounded. What a test needs and does not find fails the test.
 
 pub mod image;
+pub mod peer;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -26,7 +27,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(5);
 
 /// Programs of this project. aoetools installs some of the same names, so these are never taken from elsewhere.
-const OURS: [&str; 5] = ["aoe-target", "aoe-discover", "aoe-attach", "aoe-detach", "aoe-stat"];
+pub const OURS: [&str; 5] = ["aoe-target", "aoe-discover", "aoe-attach", "aoe-detach", "aoe-stat"];
 
 /// What `ip` is told before a namespace and a program.
 const EXEC: [&str; 2] = ["netns", "exec"];
@@ -37,6 +38,8 @@ const INTERFACE: &str = "eth0";
 /// A set of hosts on one Ethernet segment.
 pub struct Lab {
     hosts: Vec<LabHost>,
+    /// What joins more than two hosts, or hosts and virtual machines.
+    switch: Option<LabHost>,
     /// Namespaces, the hosts' own and the switch's, in order of making.
     namespaces: Vec<String>,
     folder: TempDir,
@@ -55,6 +58,15 @@ impl Lab {
     /// Joins the named hosts at this MTU (bytes): two by a cable, more by a switch.
     pub fn new(hosts: &[&str], mtu: u32) -> Lab {
         assert!(hosts.len() >= 2, "a segment has at least two ends");
+        Lab::build(hosts, mtu, hosts.len() > 2)
+    }
+
+    /// Joins the named hosts at this MTU (bytes) by a switch, where [`Lab::plug_tap`] adds virtual machines.
+    pub fn switched(hosts: &[&str], mtu: u32) -> Lab {
+        Lab::build(hosts, mtu, true)
+    }
+
+    fn build(hosts: &[&str], mtu: u32, has_switch: bool) -> Lab {
         assert!(geteuid().is_root(), "network namespaces need root; run tests/run, it asks for it");
         remove_labs_of_dead_processes();
 
@@ -62,6 +74,7 @@ impl Lab {
         let lab_name = format!("aoe-{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
         let mut lab = Lab {
             hosts: Vec::new(),
+            switch: None,
             namespaces: Vec::new(),
             folder: tempfile::Builder::new().prefix("aoe-lab-").tempdir().expect("a temporary folder"),
             bin_dir: bin_dir(),
@@ -72,7 +85,8 @@ impl Lab {
             lab.hosts.push(LabHost { name: (*host).to_owned(), namespace, mac: String::new() });
         }
         let mtu = mtu.to_string();
-        if let [a, b] = &lab.hosts[..] {
+        if !has_switch {
+            let [a, b] = &lab.hosts[..] else { panic!("a cable has two ends") };
             cable((&a.namespace, INTERFACE), (&b.namespace, INTERFACE), &mtu);
         } else {
             let switch = lab.add_namespace(&format!("{lab_name}-switch"));
@@ -83,6 +97,7 @@ impl Lab {
                 cable((&host.namespace, INTERFACE), (&switch, &port), &mtu);
                 ip(&["-n", &switch, "link", "set", &port, "master", "br0"]);
             }
+            lab.switch = Some(LabHost { name: "switch".to_owned(), namespace: switch, mac: String::new() });
         }
         for host in &mut lab.hosts {
             host.mac = wait_until_up(&host.namespace);
@@ -98,6 +113,18 @@ impl Lab {
     /// The host of this name.
     pub fn host<'lab>(&'lab self, name: &str) -> Host<'lab> {
         Host { lab: self, host: self.find(name) }
+    }
+
+    /// The switch, as the place to run virtual machines in.
+    pub fn switch(&self) -> Host<'_> {
+        Host { lab: self, host: self.switch.as_ref().expect("a lab with a switch") }
+    }
+
+    /// Makes a port of the switch for a virtual machine's network card, up at this MTU (bytes).
+    pub fn plug_tap(&self, name: &str, mtu: u32) {
+        let switch = &self.switch().host.namespace;
+        ip(&["-n", switch, "tuntap", "add", name, "mode", "tap"]);
+        ip(&["-n", switch, "link", "set", name, "addrgenmode", "none", "mtu", &mtu.to_string(), "master", "br0", "up"]);
     }
 
     /// The MAC address of the host's interface, lower case with colons.
@@ -241,6 +268,11 @@ impl HostCommand<'_> {
         Finished { shown: process.shown.clone(), code, stdout: process.stdout(), stderr: process.stderr() }
     }
 
+    /// Starts the program; nothing it prints says when it is ready.
+    pub fn spawn(self) -> Daemon {
+        Daemon { process: self.start() }
+    }
+
     /// Starts the program and waits until it has printed a whole line that `ready` accepts.
     pub fn spawn_ready(self, ready: impl Fn(&str) -> bool) -> Daemon {
         let patience = self.patience;
@@ -351,6 +383,11 @@ impl Daemon {
     /// Waits until the program has printed a whole line that `wanted` accepts.
     pub fn wait_for_line(&self, wanted: impl Fn(&str) -> bool) {
         wait_for(&format!("a line of {}", self.process.shown), || self.saw(&wanted).then_some(()));
+    }
+
+    /// The most memory the program has had at a time.
+    pub fn peak_memory(&self) -> u64 {
+        peak_memory(self.process.child.id())
     }
 
     /// Panics unless the program is still running.
@@ -477,6 +514,14 @@ pub fn requires(tools: &[&str]) {
     assert!(missing.is_empty(), "not installed: {missing:?}; run tests/run, it installs them");
 }
 
+/// Where a program of the machine's is.
+pub fn find_tool(program: &str) -> PathBuf {
+    requires(&[program]);
+    let path = search_path(None);
+    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|place| place.is_file());
+    found.expect("a program that was found before")
+}
+
 /// A program of the machine's, run outside the hosts.
 pub fn tool(program: &str) -> Command {
     requires(&[program]);
@@ -497,8 +542,16 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// The most memory (resident, bytes) a running process has had at a time.
+pub fn peak_memory(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("a running process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak of a process");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
+    kib << 10
+}
+
 /// Where the programs under test are: AOE_BIN_DIR, else the release build when there is one, else the debug build.
-fn bin_dir() -> PathBuf {
+pub fn bin_dir() -> PathBuf {
     if let Some(folder) = std::env::var_os("AOE_BIN_DIR") {
         return folder.into();
     }

@@ -220,7 +220,11 @@ impl Attach<'_> {
         let found = tokio::select! {
             found = up => found.context("the data thread ended")?,
             () = sleep(self.options.wait) => return Err(self.not_found().await),
-            stop = self.routine() => return self.end(stop).await,
+            stop = self.routine() => {
+                let device = self.options.device;
+                self.end(stop).await?;
+                bail!("{device} was detached before it was found");
+            }
         };
         self.check_alone(&found)?;
         let begun = self.serve(reserved, &found).and_then(|()| ready(&self.describe(&found)));
@@ -236,32 +240,38 @@ impl Attach<'_> {
     async fn routine(&mut self) -> Stop {
         loop {
             tokio::select! {
-                guard = self.links.readable() => {
-                    if let Ok(mut guard) = guard {
-                        guard.clear_ready();
-                    }
-                    if self.watch.drain() {
-                        match ethernet_interfaces() {
-                            Ok(list) => self.mailbox.leave(|mail| mail.interfaces = Some(list)),
-                            Err(error) => tracing::warn!("cannot list the network interfaces: {error}"),
-                        }
-                    }
-                }
-                (request, reply) = self.control.question() => match (request, &self.kernel) {
-                    (Request::Status, _) => {
+                guard = self.links.readable() => match (self.watch.drain(), guard) {
+                    (true, _) => match ethernet_interfaces() {
+                        Ok(list) => self.mailbox.leave(|mail| mail.interfaces = Some(list)),
+                        Err(error) => tracing::warn!("cannot list the network interfaces: {error}"),
+                    },
+                    (false, Ok(mut guard)) => guard.clear_ready(),
+                    (false, Err(error)) => tracing::warn!("cannot follow the network interfaces: {error}"),
+                },
+                (request, reply) = self.control.question() => match request {
+                    Request::Status => {
                         let answer = answer_status(self.ask(), self.facts());
                         tokio::spawn(async move { reply.send(answer.await) });
                     }
-                    (Request::Detach, Some((index, _))) if let Err(error) = kernel::check_unused(*index) => {
-                        let _ = reply.send(Answer::Refused(error.to_string()));
-                    }
-                    (Request::Detach, _) => return Stop::Asked(reply),
+                    Request::Detach => match self.refusal().await {
+                        Some(why) => drop(reply.send(Answer::Refused(why))),
+                        None => return Stop::Asked(reply),
+                    },
                 },
                 _ = self.terminate.recv() => return Stop::Signal,
                 _ = self.interrupt.recv() => return Stop::Signal,
                 ended = &mut self.ended => return Stop::Ended(ending(ended)),
             }
         }
+    }
+
+    /// Why not to detach now, if there is a reason.
+    async fn refusal(&self) -> Option<String> {
+        let (index, _) = self.kernel.as_ref()?;
+        let index = *index;
+        // Opening a device whose target is silent can take long; then nobody can be using it well.
+        let checked = timeout(PATIENCE, spawn_blocking(move || kernel::check_unused(index))).await;
+        checked.ok()?.ok()?.err().map(|error| error.to_string())
     }
 
     /// Asks the data thread how things are.

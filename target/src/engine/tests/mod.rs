@@ -15,9 +15,15 @@ mod frames;
 mod order;
 
 use aoe_common::ata::{Identify, command, feature};
-use aoe_common::wire::AtaFlags;
+use aoe_common::frame::MIN_FRAME;
+use aoe_common::wire::{
+    AtaFlags, BROADCAST, ConfigRepr, DirectiveCommand, DirectiveRepr, EthernetRepr, HeaderRepr, MaskCommand, MaskRepr,
+    ReserveRepr,
+};
 
 use super::durability::CacheMode;
+use super::export::EXPORT_REQUESTS_MAX;
+use super::operation::DiskOperationKind;
 use super::*;
 
 /// No test sends this byte, so where it leaves the engine, something old leaks.

@@ -1,9 +1,14 @@
 //! A device, the targets it may reach, the network between them, and a clock that jumps from one event to the next.
 
-use super::super::*;
+pub use aoe_common::ata::{AtaError, Status, command};
 use aoe_common::ata::{LOG_STATION_IDENTITY, trim_ranges};
 use aoe_common::frame::{HEADROOM, MIN_FRAME};
-use aoe_common::wire::{BROADCAST, ConfigCommand, EthernetRepr, HeaderRepr};
+pub use aoe_common::wire::{AtaFlags, AtaRepr};
+use aoe_common::wire::{BROADCAST, ConfigCommand, ConfigRepr, EthernetRepr, HeaderRepr};
+
+use super::super::*;
+use crate::engine::frames;
+pub use crate::engine::{PATHS_MAX, QUARANTINE};
 
 pub const ADDRESS: Address = Address::new(7, 3);
 pub const PORT: PortId = PortId(1);

@@ -1,0 +1,193 @@
+//! What comes back: the end of flights, of requests, and of waits for both.
+
+use aoe_common::ata::{AtaError, Status};
+use aoe_common::frame::SECTOR;
+use aoe_common::time::Instant;
+use aoe_common::wire::{AtaRepr, ErrorCode, Frame};
+
+use super::super::PortId;
+use super::super::path::{PathState, Question};
+use super::super::quarantine::QUARANTINE;
+use super::{BAD_ANSWERS_MAX, Completion, Device, Event, Flight, IoError, Work};
+
+impl Device {
+    pub(super) fn handle_ata(&mut self, now: Instant, port: PortId, frame: &Frame<'_>) {
+        let Ok((ata, data)) = AtaRepr::parse(frame.body) else { return };
+        let Some(index) = self.find_path(port, frame.ethernet.source) else {
+            self.stats.strays += 1;
+            return;
+        };
+        let tag = frame.header.tag;
+        if self.paths[index].question_tag == Some(tag) {
+            self.paths[index].question_tag = None;
+            match self.paths[index].question {
+                Question::Identify => self.handle_identify(now, index, &ata, data),
+                Question::Register => {
+                    self.paths[index].registered = judge(frame.header.error, &ata).is_ok();
+                    self.path_is_up(now, index);
+                }
+            }
+            return;
+        }
+        let Some(flight_id) = self.by_tag.get(&tag).copied() else {
+            self.stats.strays += 1;
+            if self.quarantine.stray_answered(tag) {
+                self.release_parked(now);
+            }
+            return;
+        };
+        let flight = self.flights[flight_id as usize].as_mut().expect("tags name flights");
+        if flight.paths_used & 1 << index == 0 || self.paths[index].state == PathState::Foreign {
+            self.stats.strays += 1;
+            return;
+        }
+        let active = self.requests[flight.request as usize].as_mut().expect("flights belong to requests");
+        let result = judge(frame.header.error, &ata);
+        let bytes = flight.sectors as usize * SECTOR;
+        if active.work == Work::Read && result.is_ok() {
+            match data.get(..bytes) {
+                Some(data) => {
+                    let start = flight.offset as usize * SECTOR;
+                    active.buffer[start..start + bytes].copy_from_slice(data);
+                }
+                None => {
+                    self.stats.bad_answers += 1;
+                    flight.bad_answers += 1;
+                    if flight.bad_answers < BAD_ANSWERS_MAX {
+                        return;
+                    }
+                    self.report(Event::BadAnswers);
+                    self.end_flight(now, flight_id, Err(IoError::BadAnswer));
+                    return;
+                }
+            }
+        }
+        let path = &mut self.paths[index];
+        if flight.attempts == 1 && active.work.carries_sectors() {
+            path.rtt.measured(now.since(flight.first_sent));
+        }
+        path.losses = 0;
+        path.window.answered();
+        self.waiting_since = Some(now);
+        self.end_flight(now, flight_id, result);
+    }
+
+    /// A part is done, or has failed for good.
+    pub(super) fn end_flight(&mut self, now: Instant, flight_id: u32, result: Result<(), IoError>) {
+        let flight = self.drop_flight(flight_id);
+        let active = self.requests[flight.request as usize].as_mut().expect("flights belong to requests");
+        let exactly_once = self.disk.as_ref().is_some_and(|disk| disk.exactly_once);
+        if active.work.writes() && flight.attempts > 1 && !exactly_once {
+            let start = active.lba + flight.offset;
+            self.quarantine.add(
+                start,
+                start + flight.sectors,
+                flight.last_sent.max(now) + QUARANTINE,
+                Some((flight.tag, flight.attempts - 1)),
+            );
+        }
+        if let Err(error) = result {
+            active.error.get_or_insert(error);
+        }
+        if active.flights == 0 && !active.has_unsent() {
+            self.end_request(now, flight.request);
+        }
+    }
+
+    /// Takes a flight out of the tables.
+    pub(super) fn drop_flight(&mut self, flight_id: u32) -> Flight {
+        let flight = self.flights[flight_id as usize].take().expect("a flight ends once");
+        self.free_flights.push(flight_id);
+        self.by_tag.remove(&flight.tag);
+        if !flight.lost {
+            self.paths[flight.path].in_flight -= 1;
+        }
+        let active = self.requests[flight.request as usize].as_mut().expect("flights belong to requests");
+        active.flights -= 1;
+        flight
+    }
+
+    pub(super) fn end_request(&mut self, now: Instant, slot: u32) {
+        let active = self.requests[slot as usize].as_mut().expect("a request ends once");
+        if active.ordered {
+            active.ordered = false;
+            let mut ready = Vec::new();
+            self.ordering.finish(slot, |slot| ready.push(slot));
+            for slot in ready {
+                self.release(now, slot);
+            }
+        }
+        let active = self.requests[slot as usize].as_mut().expect("still there");
+        let bytes = active.buffer.len() as u64;
+        match (active.error, active.work) {
+            (Some(_), _) => self.stats.errors += 1,
+            (None, Work::Read) => {
+                self.stats.reads += 1;
+                self.stats.read_bytes += bytes;
+            }
+            (None, Work::Write { .. }) => {
+                self.stats.writes += 1;
+                self.stats.write_bytes += bytes;
+            }
+            (None, Work::Flush) => self.stats.flushes += 1,
+            (None, Work::Trim | Work::ZeroCommand | Work::ZeroData { .. }) => self.stats.trims += 1,
+        }
+        if active.then_flush && active.error.is_none() {
+            active.then_flush = false;
+            active.work = Work::Flush;
+            (active.sectors, active.cursor) = (1, 0);
+            self.unsent.push_back(slot);
+            return;
+        }
+        let active = self.requests[slot as usize].take().expect("still there");
+        self.free_requests.push(slot);
+        let result = active.error.map_or(Ok(()), Err);
+        self.completions.push_back(Completion { id: active.id, result, buffer: active.buffer });
+        if self.in_flight() == 0 {
+            self.waiting_since = None;
+        }
+    }
+
+    /// Lets a write go that no earlier one holds back, unless its sectors are in quarantine.
+    pub(super) fn release(&mut self, now: Instant, slot: u32) {
+        let active = self.requests[slot as usize].as_mut().expect("only known requests are released");
+        if self.quarantine.holds(now, active.lba, active.end()).is_some() {
+            self.stats.waits += 1;
+            self.parked.push(slot);
+        } else {
+            active.released = true;
+            self.unsent.push_back(slot);
+        }
+    }
+
+    pub(super) fn release_parked(&mut self, now: Instant) {
+        for slot in std::mem::take(&mut self.parked) {
+            self.release(now, slot);
+        }
+    }
+}
+
+/// What an answer says about its part.
+fn judge(error: Option<ErrorCode>, ata: &AtaRepr) -> Result<(), IoError> {
+    match error {
+        Some(ErrorCode::Reserved) => return Err(IoError::Reserved),
+        Some(error) => return Err(IoError::Protocol(error)),
+        None => {}
+    }
+    let status = Status::from_bits_retain(ata.command);
+    if !status.failed() {
+        return Ok(());
+    }
+    let error = AtaError::from_bits_retain(ata.feature);
+    if status.contains(Status::DF) {
+        Err(IoError::DeviceFault)
+    } else if error.contains(AtaError::ID_NOT_FOUND) {
+        Err(IoError::OutOfRange)
+    } else if error.contains(AtaError::UNCORRECTABLE) {
+        Err(IoError::Unreadable)
+    } else if error.contains(AtaError::ABORT) {
+        Err(IoError::Refused)
+    } else {
+        Err(IoError::DeviceFault)
+    }
+}

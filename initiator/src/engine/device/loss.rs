@@ -1,0 +1,114 @@
+//! What does not come back: flights that are overdue, and a target that is given up.
+
+use aoe_common::ordering::Ordering;
+use aoe_common::time::Instant;
+
+use super::super::path::LOSSES_TO_FAIL;
+use super::super::quarantine::QUARANTINE;
+use super::{ASK_EAGERLY, Device, DeviceState, Event, IoError};
+
+impl Device {
+    pub(super) fn lose_overdue_flights(&mut self, now: Instant) {
+        let mut next = None;
+        let mut failing = 0u32;
+        let mut given_up = Vec::new();
+        for id in 0..self.flights.len() {
+            let Some(flight) = self.flights[id].as_mut().filter(|flight| !flight.lost) else { continue };
+            if flight.deadline > now {
+                next = Some(next.map_or(flight.deadline, |next: Instant| next.min(flight.deadline)));
+                continue;
+            }
+            let too_old = self.config.dead_after.is_some_and(|after| now >= flight.first_sent + after);
+            if too_old && flight.attempts >= LOSSES_TO_FAIL {
+                given_up.push(id as u32);
+            }
+            flight.lost = true;
+            self.resend.push_back(id as u32);
+            let path = &mut self.paths[flight.path];
+            path.in_flight -= 1;
+            // Frames sent again wait longer each time instead; one never answered must not close the window.
+            if flight.attempts == 1 {
+                path.window.lost(now, flight.last_sent);
+            }
+            path.losses += 1;
+            if path.losses >= LOSSES_TO_FAIL {
+                failing |= 1 << flight.path;
+            }
+        }
+        self.flights_due = next;
+        if self.is_silent() {
+            given_up.clear();
+        }
+        // The target answers others and never these.
+        for id in given_up {
+            self.doubt(id);
+            self.end_flight(now, id, Err(IoError::Dead));
+        }
+        for index in 0..self.paths.len() {
+            let others = self
+                .paths
+                .iter()
+                .enumerate()
+                .any(|(other, path)| other != index && path.is_live() && path.losses < LOSSES_TO_FAIL);
+            // The last path is kept: there is nothing to lose by trying it.
+            if failing & 1 << index != 0 && others {
+                self.fail_path(now, index);
+            }
+        }
+        if self.is_silent() {
+            self.ask_at = self.ask_at.min(now + ASK_EAGERLY);
+        }
+    }
+
+    /// Everything under way on a path is to be sent again at once.
+    pub(super) fn lose_flights_of(&mut self, index: usize) {
+        for (id, slot) in self.flights.iter_mut().enumerate() {
+            let Some(flight) = slot.as_mut().filter(|flight| !flight.lost && flight.path == index) else { continue };
+            flight.lost = true;
+            self.resend.push_back(id as u32);
+            self.paths[index].in_flight -= 1;
+        }
+    }
+
+    pub(super) fn give_up_if_dead(&mut self, now: Instant) {
+        let (Some(since), Some(after)) = (self.waiting_since, self.config.dead_after) else { return };
+        if self.state != DeviceState::Up || now < since + after || !self.is_silent() {
+            return;
+        }
+        self.state = DeviceState::Dead;
+        self.report(Event::Dead);
+        for id in 0..self.flights.len() as u32 {
+            if self.flights[id as usize].is_none() {
+                continue;
+            }
+            self.doubt(id);
+            self.drop_flight(id);
+        }
+        self.resend.clear();
+        self.unsent.clear();
+        self.parked.clear();
+        self.ordering = Ordering::default();
+        for slot in 0..self.requests.len() as u32 {
+            if let Some(active) = self.requests[slot as usize].as_mut() {
+                active.error = Some(IoError::Dead);
+                active.ordered = false;
+                self.end_request(now, slot);
+            }
+        }
+        for index in 0..self.paths.len() {
+            self.fail_path(now, index);
+        }
+        self.ask_at = now;
+    }
+
+    /// A write that was never answered is given up: a copy may still arrive, and the target would take it for
+    /// new.
+    fn doubt(&mut self, flight_id: u32) {
+        let flight = self.flights[flight_id as usize].as_ref().expect("only known flights are given up");
+        let active = self.requests[flight.request as usize].as_ref().expect("flights belong to requests");
+        if active.work.writes() {
+            let start = active.lba + flight.offset;
+            self.quarantine.add(start, start + flight.sectors, flight.last_sent + QUARANTINE, None);
+        }
+    }
+}

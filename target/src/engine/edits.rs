@@ -1,0 +1,188 @@
+//! Config strings, mask lists and reservations, and their edits.
+//!
+//! An edit is applied at once, so that nobody it shuts out gets in any more. It is answered when it is stored
+//! and no write of a station that it shut out is running.
+
+use aoe_common::wire::{ConfigRepr, ErrorCode, Frame, Malformed, MaskCommand, MaskError, MaskRepr, ReserveRepr};
+
+use super::config_string;
+use super::config_string::Verdict;
+use super::export::StoredState;
+use super::operation::{DiskId, OperationId};
+use super::{Edit, EditKind, Event, Persist, ReplyTo, Storage, Target, Work};
+
+impl Target {
+    pub(super) fn config_request(&mut self, index: u32, to: &ReplyTo, frame: &Frame<'_>) {
+        let Ok(request) = ConfigRepr::parse(frame.body, false) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        let export = &self.exports[index as usize];
+        match config_string::judge(request.command, request.string, &export.config_string) {
+            Verdict::Silent => {}
+            Verdict::Answer => self.answer_config(to, index, request.command, None),
+            Verdict::Refuse(error) => self.answer_config(to, index, request.command, Some(error)),
+            Verdict::Store(_) if self.refuses_edit(frame) => {
+                self.answer_config(to, index, request.command, Some(ErrorCode::BadArgument));
+            }
+            Verdict::Store(config_string) => {
+                let state = StoredState { config_string, ..export.stored() };
+                self.edit(index, to, EditKind::ConfigString(request.command), state);
+            }
+        }
+    }
+
+    pub(super) fn mask_request(&mut self, index: u32, to: &ReplyTo, frame: &Frame<'_>) {
+        let (request, directives) = match MaskRepr::parse(frame.body) {
+            Ok(parsed) => parsed,
+            Err(Malformed::Length) => return self.answer_echo(to, ErrorCode::BadArgument, frame.body),
+            Err(_) => {
+                self.counters.malformed += 1;
+                return;
+            }
+        };
+        match request.command {
+            MaskCommand::Read => self.answer_mask(to, index, MaskCommand::Read),
+            MaskCommand::Unknown(_) => self.answer_echo(to, ErrorCode::BadArgument, frame.body),
+            MaskCommand::Edit if self.refuses_edit(frame) => {
+                self.answer_echo(to, ErrorCode::BadArgument, frame.body);
+            }
+            MaskCommand::Edit => {
+                let export = &self.exports[index as usize];
+                let (mask, failed) = export.access.edit_mask(directives);
+                let state = StoredState { mask, ..export.stored() };
+                self.edit(index, to, EditKind::Mask(failed), state);
+            }
+        }
+    }
+
+    pub(super) fn reserve_request(&mut self, index: u32, to: &ReplyTo, frame: &Frame<'_>) {
+        let (request, macs) = match ReserveRepr::parse(frame.body) {
+            Ok(parsed) => parsed,
+            Err(Malformed::Length) => return self.answer_echo(to, ErrorCode::BadArgument, frame.body),
+            Err(_) => {
+                self.counters.malformed += 1;
+                return;
+            }
+        };
+        let export = &self.exports[index as usize];
+        match export.access.reserve(to.station, request.command, macs) {
+            Ok(None) => self.answer_reservation(to, index, request.command, None),
+            Err(error) => self.answer_reservation(to, index, request.command, Some(error)),
+            Ok(Some(_)) if self.refuses_edit(frame) => {
+                self.answer_reservation(to, index, request.command, Some(ErrorCode::BadArgument));
+            }
+            Ok(Some(reservation)) => {
+                let state = StoredState { reservation, ..export.stored() };
+                self.edit(index, to, EditKind::Reservation(request.command), state);
+            }
+        }
+    }
+
+    /// One frame to a wildcard address would change every export in reach.
+    pub(super) fn refuses_edit(&self, frame: &Frame<'_>) -> bool {
+        frame.header.address.is_wildcard() && !self.config.wildcard_edits
+    }
+
+    /// Applies an edit at once; answers it when it is stored and nobody it shut out has a write running.
+    /// While one edit of an export waits, others are dropped: their stations ask again.
+    fn edit(&mut self, index: u32, to: &ReplyTo, kind: EditKind, state: StoredState) {
+        if self.edits.contains_key(&index) {
+            self.exports[index as usize].counters.overflows += 1;
+            return;
+        }
+        let before = self.exports[index as usize].stored();
+        let storage = if before == state || !self.config.persist { Storage::Done } else { Storage::Pending };
+        self.apply(index, &state);
+        let draining = self.shut_out(index);
+        self.edits.insert(index, Edit { to: *to, kind, before, storage, draining });
+        if storage == Storage::Pending {
+            self.persist.push_back(Persist { disk: DiskId(index), state });
+        }
+        self.edit_progress(index);
+    }
+
+    pub(super) fn apply(&mut self, index: u32, state: &StoredState) {
+        let export = &mut self.exports[index as usize];
+        export.config_string.clone_from(&state.config_string);
+        export.access.mask.clone_from(&state.mask);
+        export.access.reservation.clone_from(&state.reservation);
+    }
+
+    /// Gives up the waiting requests of stations that are no longer served, and counts their running ones.
+    pub(super) fn shut_out(&mut self, index: u32) -> u32 {
+        let access = &self.exports[index as usize].access;
+        let mut waiting = Vec::new();
+        let mut draining = 0;
+        for (id, slot) in self.requests.iter_mut().enumerate() {
+            let Some(request) = slot else { continue };
+            let concerned = request.export == index && !access.serves(request.to.station);
+            if !concerned || matches!(request.work, Work::Flush { .. }) {
+                continue;
+            }
+            if request.buffer.is_some() {
+                waiting.push(OperationId(id as u32));
+            } else if request.work.writes() {
+                request.draining = true;
+                draining += 1;
+            }
+        }
+        for id in waiting {
+            let request = self.take_request(id);
+            if let Some(key) = &request.key {
+                self.repeats.abandon(key);
+            }
+            self.pool.give(request.buffer.expect("waiting requests hold their buffer"));
+            let mut ready = Vec::new();
+            self.exports[index as usize].ordering.finish(id, |id| ready.push(id));
+            for id in ready {
+                let request = self.requests[id.0 as usize].as_ref();
+                let served =
+                    request.is_some_and(|request| self.exports[index as usize].access.serves(request.to.station));
+                if served {
+                    self.start(id);
+                }
+            }
+        }
+        draining
+    }
+
+    pub(super) fn edit_progress(&mut self, index: u32) {
+        let Some(edit) = self.edits.get(&index) else { return };
+        if edit.storage == Storage::Pending || edit.draining > 0 {
+            return;
+        }
+        let edit = self.edits.remove(&index).expect("just seen");
+        if edit.storage == Storage::Failed {
+            self.answer_not_stored(index, &edit);
+            return;
+        }
+        let export = &self.exports[index as usize];
+        let state = export.stored();
+        if state != edit.before {
+            let address = export.config.address;
+            self.report(Event::Edited { address, station: edit.to.station, state });
+        }
+        match edit.kind {
+            EditKind::ConfigString(command) => self.answer_config(&edit.to, index, command, None),
+            EditKind::Mask(None) => self.answer_mask(&edit.to, index, MaskCommand::Edit),
+            EditKind::Mask(Some((error, at))) => self.answer_mask_failure(&edit.to, error, at),
+            EditKind::Reservation(command) => self.answer_reservation(&edit.to, index, command, None),
+        }
+    }
+
+    /// r11 has no better word for "I cannot keep this".
+    fn answer_not_stored(&mut self, index: u32, edit: &Edit) {
+        let address = self.exports[index as usize].config.address;
+        self.report(Event::NotStored { address });
+        match edit.kind {
+            EditKind::ConfigString(command) => {
+                self.answer_config(&edit.to, index, command, Some(ErrorCode::DeviceUnavailable));
+            }
+            EditKind::Mask(_) => self.answer_mask_failure(&edit.to, MaskError::Unspecified, 0),
+            EditKind::Reservation(command) => {
+                self.answer_reservation(&edit.to, index, command, Some(ErrorCode::DeviceUnavailable));
+            }
+        }
+    }
+}

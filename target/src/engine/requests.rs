@@ -1,0 +1,357 @@
+//! ATA requests: from the frame to the disk and back to an answer.
+
+use aoe_common::ata::{LOG_STATION_IDENTITY, Status, TrimRange, command, log_page, trim_ranges};
+use aoe_common::frame::{FrameBuffer, SECTOR};
+use aoe_common::ordering::Footprint;
+use aoe_common::time::Instant;
+use aoe_common::wire::{AtaRepr, ErrorCode, Frame};
+
+use super::answers::{ended, succeeded};
+use super::ata;
+use super::ata::{Ask, Failure, Geometry, Refusal};
+use super::export::EXPORT_REQUESTS_MAX;
+use super::operation::{DiskError, DiskId, DiskOperation, DiskOperationKind, OperationId};
+use super::repeats::{Outcome, RequestKey, Seen};
+use super::stations::Station;
+use super::{Event, PortInfo, ReplyTo, Request, Target, Work};
+
+impl Target {
+    pub(super) fn ata_request(&mut self, now: Instant, info: PortInfo, index: u32, to: &ReplyTo, frame: &Frame<'_>) {
+        let Ok((ata, data)) = AtaRepr::parse(frame.body) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        let export = &mut self.exports[index as usize];
+        let identifies = ata.command == command::IDENTIFY_DEVICE;
+        if !identifies && !export.access.serves(to.station) {
+            export.counters.refused += 1;
+            self.answer_registers(to, Some(ErrorCode::Reserved), &ata);
+            return;
+        }
+        let geometry = Geometry {
+            sectors: export.config.sectors,
+            read_only: export.config.read_only,
+            frame_sectors: info.frame_sectors(),
+        };
+        let ask = match ata::judge(&ata, data.len(), &geometry) {
+            Ok(ask) => ask,
+            Err(Refusal::BadArgument) => {
+                self.answer_registers(to, Some(ErrorCode::BadArgument), &ata);
+                return;
+            }
+            Err(Refusal::Failed(failure)) => {
+                self.answer_failure(index, to, &ata, failure);
+                return;
+            }
+        };
+        let changes = matches!(ask, Ask::Write { .. } | Ask::Zero { .. } | Ask::Trim { .. });
+        if changes && self.refuses_edit(frame) {
+            self.answer_registers(to, Some(ErrorCode::BadArgument), &ata);
+            return;
+        }
+        let export = &mut self.exports[index as usize];
+        match ask {
+            Ask::Identify => {
+                let block = self.exports[index as usize].identify().emit();
+                self.answer_block(to, &ata, &block);
+            }
+            Ask::Log { log: LOG_STATION_IDENTITY, page: 0 } => {
+                let mut block = [0; SECTOR];
+                block[..16].copy_from_slice(&self.stations.identity(to.station).unwrap_or_default());
+                self.answer_block(to, &ata, &block);
+            }
+            Ask::Log { log, page } => match log_page(log, page, &export.identify()) {
+                Some(block) => self.answer_block(to, &ata, &block),
+                None => self.answer_failure(index, to, &ata, Failure::ABORTED),
+            },
+            Ask::Register => {
+                let identity = *data.first_chunk().expect("a sector came along");
+                self.stations.register(to.station, identity);
+                self.answer_registers(to, None, &succeeded(&ata));
+            }
+            Ask::PowerMode => {
+                let active = AtaRepr { count: 0xff, ..succeeded(&ata) };
+                self.answer_registers(to, None, &active);
+            }
+            Ask::CacheOn => match export.durability.turn_cache_on() {
+                true => self.answer_registers(to, None, &succeeded(&ata)),
+                false => self.answer_failure(index, to, &ata, Failure::ABORTED),
+            },
+            Ask::CacheOff => self.flush_request(index, to, &ata, true),
+            Ask::Flush => self.flush_request(index, to, &ata, false),
+            Ask::Read { lba, sectors, verify } => {
+                let footprint = Footprint { start: lba, end: lba + u64::from(sectors), writes: false };
+                self.admit(index, to, &ata, Work::Read { sectors, verify }, footprint, &[], None);
+            }
+            Ask::Write { lba, sectors, fua } => {
+                let durable = fua || export.durability.write_is_durable(to.station);
+                let footprint = Footprint { start: lba, end: lba + u64::from(sectors), writes: true };
+                let data = &data[..usize::from(sectors) * SECTOR];
+                self.change(now, index, to, &ata, Work::Write { sectors, durable }, footprint, data);
+            }
+            Ask::Zero { lba, sectors } => {
+                let durable = export.durability.write_is_durable(to.station);
+                let footprint = Footprint { start: lba, end: lba + u64::from(sectors), writes: true };
+                self.change(now, index, to, &ata, Work::Zero { sectors, durable }, footprint, &[]);
+            }
+            Ask::Trim { range_sectors } => {
+                let ranges = &data[..usize::from(range_sectors) * SECTOR];
+                let durable = export.durability.write_is_durable(to.station);
+                let mut footprint = Footprint { start: u64::MAX, end: 0, writes: true };
+                for TrimRange { lba, sectors } in trim_ranges(ranges) {
+                    footprint.start = footprint.start.min(lba);
+                    footprint.end = footprint.end.max(lba + u64::from(sectors));
+                }
+                if footprint.end > export.config.sectors {
+                    self.answer_failure(index, to, &ata, Failure::NO_SUCH_SECTOR);
+                } else if footprint.end == 0 {
+                    self.answer_registers(to, None, &succeeded(&ata));
+                } else {
+                    let work = Work::Trim { range_sectors, next: 0, durable };
+                    self.change(now, index, to, &ata, work, footprint, ranges);
+                }
+            }
+        }
+    }
+
+    /// A request that changes the disk: run once, however often it comes.
+    #[expect(clippy::too_many_arguments, reason = "one request, spelled out")]
+    fn change(
+        &mut self,
+        now: Instant,
+        index: u32,
+        to: &ReplyTo,
+        ata: &AtaRepr,
+        work: Work,
+        footprint: Footprint,
+        data: &[u8],
+    ) {
+        let by_mac = RequestKey {
+            export: index,
+            station: Station::Mac(to.station),
+            tag: to.tag,
+            command: ata.command,
+            count: ata.count,
+            registers: ata.registers,
+        };
+        // What it sent before it said who it is, it may send again afterwards.
+        let mut seen = self.repeats.seen(now, &by_mac);
+        let mut key = by_mac;
+        if let Some(identity) = self.stations.identity(to.station) {
+            key = RequestKey { station: Station::Identity(identity), ..by_mac };
+            if seen == Seen::New {
+                seen = self.repeats.seen(now, &key);
+            }
+        }
+        let export = &mut self.exports[index as usize];
+        match seen {
+            Seen::Running => export.counters.repeats += 1,
+            Seen::Done(outcome) => {
+                export.counters.repeats += 1;
+                self.answer_registers(to, None, &ended(ata, outcome));
+            }
+            Seen::New if export.durability.poisoned().is_some() => {
+                self.answer_failure(index, to, ata, Failure::DEVICE_FAULT);
+            }
+            Seen::New => {
+                if self.admit(index, to, ata, work, footprint, data, Some(key)) {
+                    self.repeats.begin(now, key);
+                }
+            }
+        }
+    }
+
+    /// Takes a request into the table and starts it if nothing is in its way. `false`: no room, dropped.
+    #[expect(clippy::too_many_arguments, reason = "one request, spelled out")]
+    fn admit(
+        &mut self,
+        index: u32,
+        to: &ReplyTo,
+        ata: &AtaRepr,
+        work: Work,
+        footprint: Footprint,
+        data: &[u8],
+        key: Option<RequestKey>,
+    ) -> bool {
+        let export = &mut self.exports[index as usize];
+        if export.ordering.len() == EXPORT_REQUESTS_MAX {
+            export.counters.overflows += 1;
+            return false;
+        }
+        let Some(mut buffer) = self.pool.take() else {
+            self.counters.no_buffer += 1;
+            return false;
+        };
+        buffer.payload_mut(data.len()).copy_from_slice(data);
+        let request = Request { export: index, to: *to, ata: *ata, work, buffer: Some(buffer), key, draining: false };
+        let id = self.insert_request(request);
+        let export = &mut self.exports[index as usize];
+        if export.ordering.admit(id, footprint) {
+            self.start(id);
+        } else {
+            export.counters.waits += 1;
+        }
+        true
+    }
+
+    /// Hands a request (its next part, for TRIM) to the disk.
+    pub(super) fn start(&mut self, id: OperationId) {
+        let request = self.requests[id.0 as usize].as_mut().expect("only known requests start");
+        let buffer = request.buffer.take().expect("a request starts once");
+        let offset = request.ata.lba() * SECTOR as u64;
+        let kind = match request.work {
+            Work::Read { sectors, .. } => DiskOperationKind::Read { offset, len: u32::from(sectors) * SECTOR as u32 },
+            Work::Write { sectors, durable } => {
+                DiskOperationKind::Write { offset, len: u32::from(sectors) * SECTOR as u32, durable }
+            }
+            Work::Zero { sectors, durable } => {
+                DiskOperationKind::Zero { offset, len: u64::from(sectors) * SECTOR as u64, unmap: false, durable }
+            }
+            Work::Trim { range_sectors, next, durable } => {
+                let range = trim_range(&buffer, range_sectors, next).expect("a part of TRIM has its range");
+                let last = trim_range(&buffer, range_sectors, next + 1).is_none();
+                DiskOperationKind::Zero {
+                    offset: range.lba * SECTOR as u64,
+                    len: u64::from(range.sectors) * SECTOR as u64,
+                    unmap: true,
+                    // The sync behind the last part covers the others.
+                    durable: durable && last,
+                }
+            }
+            Work::Flush { .. } => DiskOperationKind::Flush,
+        };
+        let disk = DiskId(request.export);
+        self.disk.push_back(DiskOperation { id, disk, kind, buffer });
+    }
+
+    /// Takes an operation out of its export's order and starts those that waited for it alone.
+    pub(super) fn settle(&mut self, index: u32, id: OperationId) {
+        let mut ready = Vec::new();
+        self.exports[index as usize].ordering.finish(id, |id| ready.push(id));
+        for id in ready {
+            self.start(id);
+        }
+    }
+
+    /// Status and Error registers for what the disk said.
+    pub(super) fn judge_result(&mut self, request: &Request, result: Result<(), DiskError>) -> Outcome {
+        let export = &mut self.exports[request.export as usize];
+        let Err(error) = result else {
+            match request.work {
+                Work::Read { verify: true, .. } => {}
+                Work::Read { sectors, .. } => {
+                    export.counters.reads += 1;
+                    export.counters.read_bytes += u64::from(sectors) * SECTOR as u64;
+                }
+                Work::Write { sectors, .. } => {
+                    export.counters.writes += 1;
+                    export.counters.write_bytes += u64::from(sectors) * SECTOR as u64;
+                }
+                Work::Zero { .. } | Work::Trim { .. } => export.counters.trims += 1,
+                Work::Flush { .. } => unreachable!("flushes end in flush_ended"),
+            }
+            return Outcome { status: Status::DRDY.bits(), error: 0 };
+        };
+        export.counters.failures += 1;
+        let address = export.config.address;
+        let failure = match (request.work, error) {
+            (Work::Read { .. }, DiskError::Short) => Failure::NO_SUCH_SECTOR,
+            (Work::Read { .. }, _) => Failure::UNREADABLE,
+            (_, DiskError::ReadOnly) => Failure::ABORTED,
+            _ => Failure::DEVICE_FAULT,
+        };
+        // The sync in a durable write may have met the loss of earlier, acknowledged data, and the kernel
+        // tells it only once.
+        let synced = matches!(
+            request.work,
+            Work::Write { durable: true, .. } | Work::Zero { durable: true, .. } | Work::Trim { durable: true, .. }
+        );
+        if synced && matches!(error, DiskError::Io(_)) && export.durability.poison(error) {
+            self.report(Event::Poisoned { address, error });
+        } else {
+            self.report(Event::DiskFailed { address, error });
+        }
+        Outcome { status: failure.status.bits(), error: failure.error.bits() }
+    }
+
+    fn flush_request(&mut self, index: u32, to: &ReplyTo, ata: &AtaRepr, turn_cache_off: bool) {
+        let same = |id: &OperationId| {
+            let request = self.requests[id.0 as usize].as_ref().expect("flushes are known requests");
+            request.to.station == to.station && request.to.tag == to.tag
+        };
+        let flushes = &self.exports[index as usize].flushes;
+        if flushes.served.iter().chain(&flushes.waiting).any(same) {
+            self.exports[index as usize].counters.repeats += 1;
+            return;
+        }
+        let export = &mut self.exports[index as usize];
+        if export.durability.poisoned().is_some() {
+            self.answer_failure(index, to, ata, Failure::DEVICE_FAULT);
+            return;
+        }
+        if export.flushes.waiting.len() == EXPORT_REQUESTS_MAX {
+            export.counters.overflows += 1;
+            return;
+        }
+        let Some(buffer) = self.pool.take() else {
+            self.counters.no_buffer += 1;
+            return;
+        };
+        let request = Request {
+            export: index,
+            to: *to,
+            ata: *ata,
+            work: Work::Flush { turn_cache_off },
+            buffer: Some(buffer),
+            key: None,
+            draining: false,
+        };
+        let id = self.insert_request(request);
+        self.exports[index as usize].flushes.waiting.push(id);
+        self.start_flush(index);
+    }
+
+    /// Starts a sync for all flushes that wait, unless one runs: that one may have begun before the writes
+    /// they are to cover were answered.
+    fn start_flush(&mut self, index: u32) {
+        let flushes = &mut self.exports[index as usize].flushes;
+        if flushes.served.is_empty() && !flushes.waiting.is_empty() {
+            flushes.served = std::mem::take(&mut flushes.waiting);
+            let leader = flushes.served[0];
+            self.start(leader);
+        }
+    }
+
+    pub(super) fn flush_ended(&mut self, index: u32, result: Result<(), DiskError>) {
+        let export = &mut self.exports[index as usize];
+        let served = std::mem::take(&mut export.flushes.served);
+        if let Err(error) = result
+            && export.durability.poison(error)
+        {
+            let address = export.config.address;
+            self.report(Event::Poisoned { address, error });
+        }
+        for id in served {
+            let request = self.take_request(id);
+            let export = &mut self.exports[index as usize];
+            let outcome = if export.durability.poisoned().is_none() {
+                export.counters.flushes += 1;
+                export.durability.flushed(request.to.station);
+                if request.work == (Work::Flush { turn_cache_off: true }) {
+                    export.durability.turn_cache_off();
+                }
+                Outcome { status: Status::DRDY.bits(), error: 0 }
+            } else {
+                export.counters.failures += 1;
+                Outcome { status: Failure::DEVICE_FAULT.status.bits(), error: Failure::DEVICE_FAULT.error.bits() }
+            };
+            self.answer_request(request, outcome);
+        }
+        self.start_flush(index);
+    }
+}
+
+/// The range of part `part` of a TRIM whose ranges lie in `buffer`.
+pub(super) fn trim_range(buffer: &FrameBuffer, range_sectors: u8, part: u16) -> Option<TrimRange> {
+    trim_ranges(buffer.payload(usize::from(range_sectors) * SECTOR)).nth(usize::from(part))
+}

@@ -1,0 +1,3 @@
+//! Our programs with unmodified Linux kernels, in virtual machines.
+
+mod nbd_attach;
