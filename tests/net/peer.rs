@@ -157,7 +157,8 @@ pub fn config(repr: &ConfigRepr<'_>) -> Vec<u8> {
 
 /// An unasked config answer: what a target says when it comes up.
 pub fn advert(from: MacAddr, address: Address, string: &[u8]) -> Vec<u8> {
-    let header = HeaderRepr { version: VERSION, response: true, error: None, address, command: Command::Config, tag: 0 };
+    let header =
+        HeaderRepr { version: VERSION, response: true, error: None, address, command: Command::Config, tag: 0 };
     let repr = ConfigRepr::answer(BUFFERS, FIRMWARE, SECTORS, ConfigCommand::Read, string);
     frame(from, BROADCAST, &header, &config(&repr))
 }

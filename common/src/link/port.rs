@@ -148,7 +148,8 @@ impl Port {
     /// Sends whole Ethernet frames, the first [`SEND_BATCH`] of them, and tells how many it is done with.
     ///
     /// What is left is to be sent later: the socket or the device is full. A full socket becomes writable when there is
-    /// room; a full device, or one without carrier, does not tell, so try again after a pause, and not for ever.
+    /// room; a full device does not tell when it has some, so try again after a pause, and not for ever. Without
+    /// carrier frames are taken and lost.
     /// A frame too long for the link is dropped, counted in [`PortStats::too_long`], and does not stop those behind it.
     ///
     /// # Panics

@@ -1,0 +1,1 @@
+//! Stations that send what no client should.
