@@ -112,10 +112,10 @@ struct World {
 }
 
 /// Runs one seed. With `trace` every event is printed.
-pub fn run(seed: u64, trace: bool) -> Result<Report, Failure> {
+pub fn run(seed: u64, trace: bool) -> Result<Report, Box<Failure>> {
     let mut world = World::new(seed, trace);
     let result = world.run();
-    result.map_err(|what| Failure { seed, at: world.now, what, knobs: world.knobs.clone() })?;
+    result.map_err(|what| Box::new(Failure { seed, at: world.now, what, knobs: world.knobs.clone() }))?;
     Ok(world.report)
 }
 
