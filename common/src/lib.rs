@@ -1,14 +1,16 @@
 //! What AoE targets and initiators share.
 //!
-//! `wire`, `ata`, `addr`, `frame`, `ordering` and `time` are values without sockets, files, threads or clocks; the
-//! engines on both sides are built from them. `link` and `netlink` are the only modules here that talk
-//! to the kernel.
+//! `wire`, `ata`, `addr`, `frame`, `ordering`, `port` and `time` are values without sockets, files, threads or clocks; the
+//! engines on both sides are built from them. `link`, `netlink` and `mailbox` are the only modules here that
+//! talk to the kernel.
 
 pub mod addr;
 pub mod ata;
 pub mod frame;
 pub mod link;
+pub mod mailbox;
 pub mod netlink;
 pub mod ordering;
+pub mod port;
 pub mod time;
 pub mod wire;

@@ -7,7 +7,6 @@ pub mod cli;
 pub mod disk;
 pub mod engine;
 mod lanes;
-mod mailbox;
 pub mod serve;
 pub mod state;
 mod worker;

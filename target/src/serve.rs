@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use aoe_common::addr::Address;
 use aoe_common::frame::SECTOR;
 use aoe_common::link::{Interface, LinkError, LinkWatch, ethernet_interfaces};
+use aoe_common::mailbox::Mailbox;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -23,9 +24,8 @@ use tokio::time::{Duration, Instant, sleep_until, timeout};
 use crate::cli::{ExportArgs, Place};
 use crate::disk::{DiskFile, DiskOptions};
 use crate::engine::export::{ExportConfig, StoredState};
-use crate::mailbox::Mailbox;
 use crate::state::{StateDirectory, Store, image_name, summary};
-use crate::worker::{Plan, STOP_TIME, Served, Worker};
+use crate::worker::{Mail, Plan, STOP_TIME, Served, Worker};
 
 /// How often interfaces are looked at without word of a change.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -148,7 +148,7 @@ struct Control<'a> {
 /// The workers and the ways to reach them.
 #[derive(Default)]
 struct Workers {
-    mailboxes: Vec<Arc<Mailbox>>,
+    mailboxes: Vec<Arc<Mailbox<Mail>>>,
     /// How each ended.
     ends: JoinSet<Result<()>>,
 }

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use aoe_common::addr::Address;
 use aoe_common::frame::SECTOR;
 use aoe_common::link::{Filter, Interface, monotonic_now};
+use aoe_common::mailbox::Mailbox;
 use aoe_common::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -23,7 +24,6 @@ use crate::engine::export::{ExportConfig, StoredState};
 use crate::engine::operation::{DiskError, DiskId};
 use crate::engine::{EngineConfig, Event, Persist, Target};
 use crate::lanes::{Lanes, Progress};
-use crate::mailbox::{Mail, Mailbox};
 use crate::state::{Save, Store, summary};
 
 /// Frame buffers of a worker, each for one request or answer; 9 MiB at MTU 9000, made when first needed. When all are
@@ -49,6 +49,18 @@ const LOG_EVERY: Duration = Duration::from_secs(5);
 const FROM_DISKS: u64 = u64::MAX;
 const FROM_MAILBOX: u64 = u64::MAX - 1;
 
+/// What a worker is told while it serves. Bounded by what it holds: only the latest list of interfaces counts, and
+/// each export has at most one save under way.
+#[derive(Debug, Default)]
+pub(crate) struct Mail {
+    /// The interfaces to serve on, as they are now.
+    pub links: Option<Vec<Interface>>,
+    /// Saves that ended, and whether the settings are safe.
+    pub saved: Vec<(DiskId, bool)>,
+    /// Finish what is under way and end.
+    pub stop: bool,
+}
+
 /// One export to serve.
 pub(crate) struct Served {
     pub config: ExportConfig,
@@ -66,7 +78,7 @@ pub(crate) struct Plan {
     pub wildcard_edits: bool,
     /// Where settings are stored; `None` keeps them in memory.
     pub store: Option<Store>,
-    pub mailbox: Arc<Mailbox>,
+    pub mailbox: Arc<Mailbox<Mail>>,
     /// Asks for a fresh list of interfaces.
     pub look_again: Arc<Notify>,
 }
@@ -76,7 +88,7 @@ pub(crate) struct Worker {
     engine: Target,
     disks: Disks,
     lanes: Lanes,
-    mailbox: Arc<Mailbox>,
+    mailbox: Arc<Mailbox<Mail>>,
     look_again: Arc<Notify>,
     store: Option<Store>,
     /// Images by disk id.

@@ -7,7 +7,6 @@ mod client;
 mod control;
 mod export;
 mod kernel;
-mod mailbox;
 mod memory;
 mod serve;
 mod socket;
@@ -22,6 +21,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use aoe_common::addr::Address;
 use aoe_common::frame::SECTOR;
 use aoe_common::link::{LinkWatch, ethernet_interfaces, monotonic_now};
+use aoe_common::mailbox::Mailbox;
 use aoe_common::netlink::NbdControl;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -32,8 +32,7 @@ use tokio::time::{sleep, timeout};
 
 use self::control::{Control, ControlSocket};
 use self::kernel::{KernelFiles, Plan, Settings};
-use self::mailbox::Mailbox;
-use self::serve::{CLIENTS_MAX, Ending, Frontend, Server, Service, Snapshot};
+use self::serve::{CLIENTS_MAX, Ending, Frontend, Mail, Server, Service, Snapshot};
 use self::socket::Listener;
 use crate::engine::{Device, DeviceConfig, DeviceState, PathState, QUARANTINE, tag_start};
 use crate::place::Place;
@@ -104,7 +103,7 @@ pub fn run(options: &Options, run_dir: &RunDir, ready: impl FnOnce(&Ready) -> Re
         memory::stay();
     }
 
-    let mailbox = Arc::new(Mailbox::new().map_err(io::Error::from)?);
+    let mailbox = Arc::new(Mailbox::<Mail>::new().map_err(io::Error::from)?);
     let (when_up, up) = oneshot::channel();
     mailbox.leave(|mail| mail.when_up = Some(when_up));
     let server = Server::new(Device::new(monotonic_now(), config), ports, opened, Arc::clone(&mailbox))?;
@@ -191,7 +190,7 @@ struct Attach<'a> {
     options: &'a Options,
     place: Place,
     began: Instant,
-    mailbox: Arc<Mailbox>,
+    mailbox: Arc<Mailbox<Mail>>,
     ended: oneshot::Receiver<io::Result<Ending>>,
     control: Control,
     watch: LinkWatch,

@@ -10,14 +10,14 @@ use std::sync::Arc;
 
 use aoe_common::ata::Identify;
 use aoe_common::frame::SECTOR;
-use aoe_common::link::monotonic_now;
+use aoe_common::link::{Interface, monotonic_now};
+use aoe_common::mailbox::Mailbox;
 use aoe_common::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::sync::oneshot;
 
 use super::client::Client;
-use super::mailbox::Mailbox;
 use super::socket::Listener;
 use crate::engine::{Device, DeviceState, DeviceStats, Event, IoError, Operation, PathStats, REQUESTS_MAX, Request};
 use crate::nbd::{Command, ExportInfo, NbdErrno, RequestId, TransmissionFlags};
@@ -49,6 +49,22 @@ pub(super) enum Frontend {
     Kernel(Vec<OwnedFd>),
     /// Whoever connects, so many at a time.
     Socket(Listener, usize),
+}
+
+/// What the thread is told while it runs. Bounded by what it holds: only the latest list of interfaces counts, and
+/// each question comes from one client of the control socket, of which there are few.
+#[derive(Debug, Default)]
+pub(super) struct Mail {
+    /// The interfaces of this host, as they are now.
+    pub interfaces: Option<Vec<Interface>>,
+    /// To be told once the device is up.
+    pub when_up: Option<oneshot::Sender<Snapshot>>,
+    /// To be told how things are.
+    pub questions: Vec<oneshot::Sender<Snapshot>>,
+    /// Serve these clients from now on.
+    pub service: Option<Service>,
+    /// Finish what is under way and end.
+    pub leave: bool,
 }
 
 /// Who is served what.
@@ -103,7 +119,7 @@ pub(super) struct Server {
     device: Device,
     ports: Ports,
     outbox: Outbox,
-    mailbox: Arc<Mailbox>,
+    mailbox: Arc<Mailbox<Mail>>,
     epoll: Epoll,
     service: Option<(ExportInfo, Option<Listener>)>,
     is_kernel: bool,
@@ -122,7 +138,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub fn new(mut device: Device, ports: Ports, opened: Vec<Change>, mailbox: Arc<Mailbox>) -> io::Result<Self> {
+    pub fn new(mut device: Device, ports: Ports, opened: Vec<Change>, mailbox: Arc<Mailbox<Mail>>) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(mailbox.as_ref(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
         watch(&epoll, &ports, &opened)?;
@@ -325,6 +341,7 @@ impl Server {
     // ---- The main thread -------------------------------------------------------------------------------------
 
     fn read_mail(&mut self) -> io::Result<()> {
+        self.mailbox.calm();
         let mail = self.mailbox.take();
         let now = monotonic_now();
         if let Some(interfaces) = mail.interfaces {
@@ -528,7 +545,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::thread::JoinHandle;
 
-    fn start() -> (Arc<Mailbox>, JoinHandle<io::Result<Ending>>) {
+    fn start() -> (Arc<Mailbox<Mail>>, JoinHandle<io::Result<Ending>>) {
         let mailbox = Arc::new(Mailbox::new().unwrap());
         let config = DeviceConfig {
             address: Address::new(0, 1),

@@ -30,29 +30,12 @@ pub use frames::FRAME_MAX;
 pub use path::{PATHS_MAX, PathState, WINDOW_MAX};
 pub use quarantine::QUARANTINE;
 
-use aoe_common::frame::{HEADROOM, SECTOR};
-use aoe_common::wire::MacAddr;
+pub use aoe_common::port::{PortId, PortInfo};
 
-/// Names a port between an engine and its driver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PortId(pub u32);
-
-/// A port that can send and receive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortInfo {
-    /// Our address on it.
-    pub mac: MacAddr,
-    /// Largest Ethernet payload in bytes.
-    pub mtu: u32,
-}
-
-impl PortInfo {
-    /// Sectors per command on this port with a target that takes `offered`; 0 from old targets means 2.
-    fn sectors(self, offered: u8) -> u8 {
-        let offered = if offered == 0 { 2 } else { offered };
-        let fit = self.mtu.saturating_sub(HEADROOM as u32) / SECTOR as u32;
-        fit.min(u32::from(offered)) as u8
-    }
+/// Sectors per command on a port with a target that takes `offered`; 0 from old targets means 2.
+fn payload_sectors(port: PortInfo, offered: u8) -> u8 {
+    let offered = if offered == 0 { 2 } else { offered };
+    port.frame_sectors().min(offered)
 }
 
 /// Tags: bit 31 is set, so that aoe.ko on the same host leaves our answers alone; the rest counts up.
@@ -85,6 +68,7 @@ pub fn tag_start(micros: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aoe_common::wire::MacAddr;
 
     #[test]
     fn tags_have_bit_31_set_and_wrap() {
@@ -94,11 +78,8 @@ mod tests {
 
     #[test]
     fn payload_is_what_both_sides_take() {
-        let port = |mtu| PortInfo { mac: MacAddr(2, 0, 0, 0, 0, 1), mtu };
-        assert_eq!(port(1500).sectors(16), 2);
-        assert_eq!(port(9000).sectors(16), 16);
-        assert_eq!(port(9000).sectors(0), 2);
-        assert_eq!(port(9000).sectors(255), 17);
-        assert_eq!(port(100).sectors(2), 0);
+        let payload = |mtu, offered| payload_sectors(PortInfo { mac: MacAddr(2, 0, 0, 0, 0, 1), mtu }, offered);
+        assert_eq!([payload(1500, 16), payload(9000, 16), payload(9000, 0), payload(9000, 255)], [2, 16, 2, 17]);
+        assert_eq!(payload(100, 2), 0);
     }
 }

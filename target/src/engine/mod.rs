@@ -34,7 +34,8 @@ pub mod stations;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use aoe_common::addr::Address;
-use aoe_common::frame::{FrameBuffer, HEADROOM, SECTOR};
+use aoe_common::frame::FrameBuffer;
+pub use aoe_common::port::{PortId, PortInfo};
 use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::{
     AtaRepr, Command, ConfigCommand, ErrorCode, Frame, MacAddr, MaskError, ReserveCommand, VERSION,
@@ -58,27 +59,6 @@ const EVENTS_MAX: usize = 64;
 const COLLISION_REPORT_EVERY: Duration = Duration::from_secs(60);
 /// Colleagues kept apart for that.
 const COLLISIONS_MAX: usize = 64;
-
-/// Names a port between the engine and its driver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PortId(pub u32);
-
-/// A port that can send and receive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortInfo {
-    /// Our address on it.
-    pub mac: MacAddr,
-    /// Largest Ethernet payload in bytes.
-    pub mtu: u32,
-}
-
-impl PortInfo {
-    /// Sectors that fit a frame: as every other target and initiator counts them, with the Ethernet header
-    /// taken off the MTU as well.
-    fn frame_sectors(self) -> u8 {
-        (self.mtu.saturating_sub(HEADROOM as u32) / SECTOR as u32).min(255) as u8
-    }
-}
 
 /// Settings of the engine.
 #[derive(Clone, Copy, Debug)]

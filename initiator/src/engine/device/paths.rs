@@ -7,7 +7,7 @@ use aoe_common::wire::{AtaRepr, ConfigRepr, Frame, MacAddr};
 
 use super::super::frames::{self, Envelope};
 use super::super::path::{LOSSES_TO_FAIL, PATHS_MAX, Path, PathState, Question, WINDOW_MAX};
-use super::super::{PortId, PortInfo};
+use super::super::{PortId, PortInfo, payload_sectors};
 use super::{ASK_EAGERLY, Device, DeviceState, Event, IDENTIFY_ATTEMPTS, SETTLE};
 
 impl Device {
@@ -20,7 +20,7 @@ impl Device {
 
     pub(super) fn handle_config(&mut self, now: Instant, port: PortId, info: PortInfo, frame: &Frame<'_>) {
         let Ok(config) = ConfigRepr::parse(frame.body, true) else { return };
-        let sectors = info.sectors(config.sector_count);
+        let sectors = payload_sectors(info, config.sector_count);
         if frame.header.error.is_some() || sectors == 0 {
             return;
         }
