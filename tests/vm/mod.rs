@@ -24,7 +24,7 @@ use crate::net::{Daemon, Lab, PATIENCE, wait_for};
 const COMMAND_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Bytes of the guest's console shown when a test fails.
-const CONSOLE_SHOWN: usize = 12 << 10;
+const CONSOLE_SHOWN: usize = 6 << 10;
 
 /// A virtual machine on a lab's switch, with the network card eth0.
 pub struct Guest<'lab> {

@@ -563,7 +563,7 @@ mod tests {
         super::super::export::export(Address::new(0, 1), &Identify { sectors: 8, ..Identify::default() }, false, true)
     }
 
-    fn serve(mailbox: &Mailbox, frontend: Frontend) {
+    fn serve(mailbox: &Mailbox<Mail>, frontend: Frontend) {
         mailbox.leave(|mail| mail.service = Some(Service { export: export(), frontend }));
     }
 

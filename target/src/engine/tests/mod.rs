@@ -15,7 +15,7 @@ mod frames;
 mod order;
 
 use aoe_common::ata::{Identify, command, feature};
-use aoe_common::frame::{MIN_FRAME, SECTOR};
+use aoe_common::frame::{HEADROOM, MIN_FRAME, SECTOR};
 use aoe_common::wire::{
     AtaFlags, BROADCAST, ConfigRepr, DirectiveCommand, DirectiveRepr, EthernetRepr, HeaderRepr, MaskCommand, MaskRepr,
     ReserveRepr,
