@@ -456,7 +456,7 @@ fn net_hostile_target_whose_disk_is_smaller_than_it_says() {
 }
 
 /// IDENTIFY answers that nobody can use.
-const UNUSABLE: [(&str, Spoil); 9] = [
+const UNUSABLE: [(&str, Spoil); 10] = [
     ("wrong checksum", |mut answer| {
         answer[field::DATA + 100] ^= 1;
         right(answer)
@@ -474,8 +474,12 @@ const UNUSABLE: [(&str, Spoil); 9] = [
         answer[field::ERROR] = 3;
         right(answer)
     }),
-    ("garbage", |mut answer| {
-        answer[field::DATA..].iter_mut().enumerate().for_each(|(at, byte)| *byte = (at * 7) as u8);
+    ("all ones", |mut answer| {
+        answer[field::DATA..].fill(0xff);
+        right(answer)
+    }),
+    ("all zeros", |mut answer| {
+        answer[field::DATA..].fill(0);
         right(answer)
     }),
     ("silence", |_| Vec::new()),

@@ -23,6 +23,9 @@ use crate::net::{Daemon, Lab, PATIENCE, wait_for};
 /// How long a command may run, unless a test says otherwise.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(120);
 
+/// How often something in the guest is asked again; every question costs it some work.
+const POLL: Duration = Duration::from_millis(250);
+
 /// Bytes of the guest's console shown when a test fails.
 const CONSOLE_SHOWN: usize = 6 << 10;
 
@@ -88,14 +91,14 @@ impl<'lab> Guest<'lab> {
 
     /// As [`Self::run`], for a script that may take so long.
     pub fn run_within(&self, patience: Duration, script: &str) -> String {
-        let Outcome { code, stdout, stderr } = self.attempt(patience, script);
+        let Outcome { code, stdout, stderr } = self.shown(patience, script);
         assert_eq!(code, 0, "{}# {script}\n{stdout}{stderr}", self.name);
         stdout
     }
 
     /// Types a bash script; panics unless it fails. Returns what it printed and complained about.
     pub fn fails(&self, script: &str) -> String {
-        let Outcome { code, stdout, stderr } = self.attempt(COMMAND_PATIENCE, script);
+        let Outcome { code, stdout, stderr } = self.shown(COMMAND_PATIENCE, script);
         assert_ne!(code, 0, "it should have failed: {}# {script}\n{stdout}{stderr}", self.name);
         stdout + &stderr
     }
@@ -121,12 +124,19 @@ impl<'lab> Guest<'lab> {
         let began = Instant::now();
         while !self.succeeds(script) {
             assert!(began.elapsed() < patience, "{}: waited {patience:?} in vain for: {script}", self.name);
-            sleep(Duration::from_millis(50));
+            sleep(POLL);
         }
     }
 
-    fn attempt(&self, patience: Duration, script: &str) -> Outcome {
+    /// Runs a script, and notes in the test's output that it did.
+    fn shown(&self, patience: Duration, script: &str) -> Outcome {
         let began = Instant::now();
+        let outcome = self.attempt(patience, script);
+        println!("{}# {script}  ({:.1?}, exit code {})", self.name, began.elapsed(), outcome.code);
+        outcome
+    }
+
+    fn attempt(&self, patience: Duration, script: &str) -> Outcome {
         let question = format!("{}\n{script}", script.len());
         self.agent.borrow_mut().get_mut().write_all(question.as_bytes()).expect("a guest that listens");
         let (mut line, mut output) = (String::new(), Vec::new());
@@ -136,7 +146,6 @@ impl<'lab> Guest<'lab> {
         output.resize(stdout + stderr, 0);
         self.read(patience, script, |agent| agent.read_exact(&mut output));
         let complaints = String::from_utf8_lossy(&output.split_off(stdout)).into_owned();
-        println!("{}# {script}  ({:.1?}, exit code {code})", self.name, began.elapsed());
         Outcome { code, stdout: String::from_utf8_lossy(&output).into_owned(), stderr: complaints }
     }
 
@@ -201,7 +210,7 @@ impl Job<'_> {
                 let output = guest.run(&format!("cat {file}.out"));
                 panic!("{}: still running after {patience:?}: {script}\n{output}", guest.name);
             }
-            sleep(Duration::from_millis(200));
+            sleep(POLL);
         }
         let code = guest.run(&format!("cat {file}.code")).trim().parse().expect("an exit code");
         (code, guest.run(&format!("cat {file}.out")))
@@ -212,6 +221,21 @@ struct Outcome {
     code: usize,
     stdout: String,
     stderr: String,
+}
+
+/// What a disk is for: a filesystem is made and mounted, and its files are the same after it was away. The device is
+/// left unmounted, its filesystem clean, with files of 40 MiB in the folder `files`.
+pub fn filesystem_story(guest: &Guest<'_>, device: &str) {
+    guest.run(&format!("mkfs.ext4 -q {device} && mount {device} /mnt && mkdir /mnt/files"));
+    guest.run(
+        "cd /mnt/files; for n in 1 2 3 4 5 6 7 8; do head -c 5242891 /dev/urandom >$n; done; sha256sum * >../sums",
+    );
+    guest.run("umount /mnt");
+    guest.run(&format!("e2fsck -f -n {device}"));
+    guest.run(&format!(
+        "echo 3 >/proc/sys/vm/drop_caches; mount {device} /mnt && cd /mnt/files && sha256sum -c ../sums"
+    ));
+    guest.run("umount /mnt");
 }
 
 /// A local address that is the same in every run, and differs between guests.

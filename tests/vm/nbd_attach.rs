@@ -1,25 +1,165 @@
-//! `aoe-attach` at a real kernel's network block device.
+//! `aoe-attach` at the network block devices of a real kernel.
 
-use aoe_tests::net::Lab;
-use aoe_tests::vm::Guest;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
-/// Export of 256 MiB, the size most of this is about.
+use aoe_tests::net::image::assert_clean_ext4;
+use aoe_tests::net::{Lab, wait_for};
+use aoe_tests::vm::{Guest, filesystem_story};
+use serde_json::Value;
+
+/// Size of the disk.
 const BYTES: u64 = 256 << 20;
 
-fn sparse(lab: &Lab, name: &str, bytes: u64) {
-    std::fs::File::create(lab.path(name)).and_then(|file| file.set_len(bytes)).expect("a sparse file");
+/// The README's export of a disk full of holes, on host `target`.
+const EXPORT: &str = "shelf 0 slot 1 disk.img";
+
+/// Load that takes 15 s, and in the end reads and compares everything it has written.
+const FIO: &str = "fio --name=load --filename=/dev/nbd1 --size=64M --rw=randwrite --bsrange=4k-64k --direct=1 \
+                   --ioengine=libaio --iodepth=8 --rate_iops=120 --verify=crc32c --verify_fatal=1";
+
+fn lab() -> Lab {
+    let lab = Lab::switched(&["target"], 9000);
+    std::fs::File::create(lab.path("disk.img")).and_then(|file| file.set_len(BYTES)).expect("a sparse file");
+    lab
+}
+
+/// Bytes that a file takes on the disk.
+fn allocated(file: &Path) -> u64 {
+    std::fs::metadata(file).expect("a file").blocks() * 512
+}
+
+/// What `aoe-stat` says about /dev/nbd1.
+fn stat(guest: &Guest<'_>) -> Value {
+    let text = guest.run("aoe-stat --json /dev/nbd1");
+    serde_json::from_str::<Value>(&text).expect("JSON")[0].take()
 }
 
 #[test]
 fn vm_nbd_attach() {
-    let lab = Lab::switched(&["target"], 9000);
-    sparse(&lab, "disk.img", BYTES);
-    let _target = lab.export("target", "shelf 0 slot 1 disk.img");
+    let lab = lab();
+    let disk = lab.path("disk.img");
+    let target = lab.export("target", EXPORT);
     let guest = Guest::boot(&lab, "guest", 9000);
 
     guest.run("modprobe nbd");
     let found = guest.run("aoe-discover");
     assert!(found.contains("e0.1") && found.contains(lab.mac("target")), "{found}");
-    println!("{}", guest.run("aoe-attach e0.1 /dev/nbd1"));
-    println!("{}", guest.run("lsblk /dev/nbd1; blockdev --getsize64 --getss --getpbsz /dev/nbd1; nbd-client -c /dev/nbd1; cat /sys/block/nbd1/queue/{write_cache,fua,discard_max_bytes,write_zeroes_max_bytes,max_sectors_kb,nr_requests}; aoe-stat; aoe-stat --json; cat /run/aoe/*.log"));
+    guest.run("aoe-attach e0.1 /dev/nbd1");
+
+    // Everybody agrees on what it is.
+    let pid = stat(&guest)["pid"].to_string();
+    assert_eq!(guest.run("nbd-client -c /dev/nbd1").trim(), pid);
+    assert_eq!(guest.run("lsblk -bdnro SIZE,LOG-SEC,PHY-SEC,RO /dev/nbd1").trim(), format!("{BYTES} 512 512 0"));
+    let blockdev = guest.run("blockdev --getsize64 --getss --getro /dev/nbd1");
+    assert_eq!(blockdev.split_whitespace().collect::<Vec<_>>(), [BYTES.to_string().as_str(), "512", "0"]);
+
+    filesystem_story(&guest, "/dev/nbd1");
+    assert_clean_ext4(&disk);
+
+    // What is deleted becomes a hole of the target's file; so does the whole disk.
+    let full = allocated(&disk);
+    guest.run("mount /dev/nbd1 /mnt && rm -r /mnt/files && sync && fstrim -v /mnt && umount /mnt");
+    let trimmed = allocated(&disk);
+    assert!(trimmed + (30 << 20) < full, "fstrim: {full} bytes before, {trimmed} after");
+    guest.run("blkdiscard /dev/nbd1");
+    assert_eq!(allocated(&disk), 0, "bytes taken after blkdiscard");
+
+    // Each fsync is a flush, and the target counts the same.
+    let before = stat(&guest)["flushes"].as_u64().expect("a number");
+    guest.run("for n in 1 2 3 4 5; do echo $n | dd of=/dev/nbd1 seek=$n conv=fsync 2>/dev/null; done");
+    let after = stat(&guest)["flushes"].as_u64().expect("a number");
+    assert_eq!(after - before, 5, "flushes of five fsyncs");
+
+    guest.run("aoe-detach e0.1");
+    guest.fails("nbd-client -c /dev/nbd1");
+    let last_of_detach = 1;
+    let counted = format!(" {} flushes; 0 failed", after + last_of_detach);
+    let report = target.stop().succeeded().output();
+    assert!(report.contains(&counted), "{counted}\n{report}");
+}
+
+/// The network of a container is not the kernel's first, and its block devices are.
+#[test]
+fn vm_nbd_attach_from_a_network_namespace() {
+    let lab = lab();
+    let _target = lab.export("target", EXPORT);
+    let guest = Guest::boot(&lab, "guest", 9000);
+    guest.run("modprobe nbd; ip netns add inner; ip link set eth0 netns inner; ip -n inner link set eth0 up");
+    guest.wait_until(Duration::from_secs(10), "ip netns exec inner aoe-discover");
+    guest.run("ip netns exec inner aoe-attach e0.1 /dev/nbd1");
+    filesystem_story(&guest, "/dev/nbd1");
+    guest.run("aoe-detach /dev/nbd1");
+    assert_clean_ext4(&lab.path("disk.img"));
+}
+
+#[test]
+fn vm_nbd_attach_survives_its_own_crash() {
+    let lab = lab();
+    let _target = lab.export("target", EXPORT);
+    let guest = Guest::boot(&lab, "guest", 9000);
+    guest.run("modprobe nbd; aoe-attach e0.1 /dev/nbd1");
+
+    let load = guest.start(FIO);
+    sleep(Duration::from_secs(4));
+    guest.run(&format!("kill -9 {}", stat(&guest)["pid"]));
+    sleep(Duration::from_secs(2));
+    assert!(load.is_running(), "the load waits for the disk");
+    guest.run("aoe-attach e0.1 /dev/nbd1");
+    for _ in 0..30 { sleep(Duration::from_secs(2)); println!("{} {}", load.is_running(), stat(&guest)); }
+    println!("{}", guest.run("cat /run/aoe/*.log; dmesg | tail -30; ps | grep -e aoe -e fio; cat /sys/block/nbd1/pid /sys/block/nbd1/inflight /sys/block/nbd1/stat"));
+    let report = load.finish(Duration::from_secs(12));
+    assert!(report.contains("err= 0"), "{report}");
+
+    assert_eq!(guest.run("blockdev --getsize64 /dev/nbd1").trim(), BYTES.to_string());
+    filesystem_story(&guest, "/dev/nbd1");
+    guest.run("aoe-detach /dev/nbd1");
+    assert_clean_ext4(&lab.path("disk.img"));
+}
+
+#[test]
+fn vm_nbd_attach_gives_up_a_dead_target() {
+    let lab = lab();
+    let target = lab.export("target", EXPORT);
+    let guest = Guest::boot(&lab, "guest", 9000);
+    guest.run("modprobe nbd; aoe-attach e0.1 /dev/nbd1 --dead-after 5");
+    guest.run("mkfs.ext4 -q /dev/nbd1; mount /dev/nbd1 /mnt; echo kept >/mnt/kept; sync");
+
+    target.kill();
+    let read = "dd if=/dev/nbd1 of=/dev/null bs=4k count=1 skip=9999 iflag=direct";
+    assert!(guest.fails(&format!("timeout 60 {read}")).contains("Input/output error"));
+    guest.run("lsblk; ip link; echo usable >/tmp/note");
+    assert_eq!(stat(&guest)["state"], "dead");
+    guest.fails("dd if=/dev/zero of=/mnt/lost bs=4k count=1 conv=fsync");
+    let refused = guest.fails("aoe-detach /dev/nbd1");
+    assert!(refused.contains("unmount"), "{refused}");
+    guest.run("umount /mnt");
+    println!("{}", guest.fails("timeout 100 aoe-detach /dev/nbd1"));
+    guest.fails("nbd-client -c /dev/nbd1");
+
+    let target = lab.export("target", EXPORT);
+    guest.run("aoe-attach e0.1 /dev/nbd1 --dead-after 5");
+    guest.run("e2fsck -f -p /dev/nbd1 || [ $? = 1 ]");
+    assert_eq!(guest.run("mount /dev/nbd1 /mnt && cat /mnt/kept && umount /mnt"), "kept\n");
+
+    // One that returns is used again as it is.
+    target.kill();
+    guest.fails(&format!("timeout 60 {read}"));
+    let _target = lab.export("target", EXPORT);
+    wait_for("the disk to be up again", || (stat(&guest)["state"] == "up").then_some(()));
+    guest.run(read);
+    guest.run("aoe-detach /dev/nbd1");
+}
+
+#[test]
+fn vm_probe() {
+    let lab = lab();
+    let _target = lab.export("target", EXPORT);
+    let guest = Guest::boot(&lab, "guest", 9000);
+    guest.run("modprobe nbd; aoe-attach e0.1 /dev/nbd1");
+    println!("{}", guest.run("fio --name=load --filename=/dev/nbd1 --size=32M --rw=randwrite --bsrange=4k-64k --direct=1 --ioengine=libaio --iodepth=8 --verify=crc32c --verify_fatal=1"));
+    println!("{}", guest.run("fio --name=load --filename=/dev/nbd1 --size=16M --rw=randwrite --bsrange=4k-64k --direct=1 --ioengine=libaio --iodepth=8 --rate_iops=120"));
+    println!("{}", stat(&guest));
 }

@@ -113,7 +113,7 @@ impl Port {
     /// Hands up to `budget` waiting frames to `deliver`, oldest first, and tells how many it handed over.
     ///
     /// Frames that are not for us count against the budget but not in the result. Each frame is borrowed for its call
-    /// only: its slot then goes back to the kernel, even when `deliver` panics. A busy port needs no system call for this.
+    /// only: its slot then goes back to the kernel, even when `deliver` panics. A busy port needs no system call.
     pub fn receive(&mut self, budget: usize, mut deliver: impl FnMut(&[u8])) -> Result<usize, LinkError> {
         let mut delivered = 0;
         for taken in 0..budget {

@@ -21,7 +21,7 @@ impl Device {
         if self.paths[index].question_tag == Some(tag) {
             self.paths[index].question_tag = None;
             match self.paths[index].question {
-                Question::Identify => self.handle_identify(now, index, &ata, data),
+                Question::Identify => self.handle_identify(now, index, judge(frame.header.error, &ata), data),
                 Question::Register => {
                     self.paths[index].registered = judge(frame.header.error, &ata).is_ok();
                     self.path_is_up(now, index);

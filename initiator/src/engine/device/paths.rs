@@ -1,14 +1,14 @@
 //! The paths of a device: how they are found, identified, registered with, and given up.
 
-use aoe_common::ata::{Identify, Status};
+use aoe_common::ata::Identify;
 use aoe_common::frame::{HEADROOM, SECTOR};
 use aoe_common::time::Instant;
-use aoe_common::wire::{AtaRepr, ConfigRepr, Frame, MacAddr};
+use aoe_common::wire::{ConfigRepr, Frame, MacAddr};
 
 use super::super::frames::{self, Envelope};
 use super::super::path::{LOSSES_TO_FAIL, PATHS_MAX, Path, PathState, Question, WINDOW_MAX};
 use super::super::{PortId, PortInfo, payload_sectors};
-use super::{ASK_EAGERLY, Device, DeviceState, Event, IDENTIFY_ATTEMPTS, SETTLE};
+use super::{ASK_EAGERLY, Device, DeviceState, Event, IDENTIFY_ATTEMPTS, IoError, SETTLE};
 
 impl Device {
     /// Asks everybody on a port for the device.
@@ -104,10 +104,9 @@ impl Device {
         self.ask_path(index);
     }
 
-    pub(super) fn handle_identify(&mut self, now: Instant, index: usize, ata: &AtaRepr, data: &[u8]) {
-        let failed = Status::from_bits_retain(ata.command).failed();
+    pub(super) fn handle_identify(&mut self, now: Instant, index: usize, result: Result<(), IoError>, data: &[u8]) {
         let identify = match Identify::parse(data) {
-            Ok(identify) if !failed => identify,
+            Ok(identify) if result.is_ok() => identify,
             _ => {
                 self.stats.bad_answers += 1;
                 return;
