@@ -224,11 +224,11 @@ struct Outcome {
 }
 
 /// What a disk is for: a filesystem is made and mounted, and its files are the same after it was away. The device is
-/// left unmounted, its filesystem clean, with files of 40 MiB in the folder `files`.
+/// left unmounted, its filesystem clean, with files of 16 MiB in the folder `files`.
 pub fn filesystem_story(guest: &Guest<'_>, device: &str) {
     guest.run(&format!("mkfs.ext4 -q {device} && mount {device} /mnt && mkdir /mnt/files"));
     guest.run(
-        "cd /mnt/files; for n in 1 2 3 4 5 6 7 8; do head -c 5242891 /dev/urandom >$n; done; sha256sum * >../sums",
+        "cd /mnt/files; for n in 1 2 3 4 5 6 7 8; do head -c 2097163 /dev/urandom >$n; done; sha256sum * >../sums",
     );
     guest.run("umount /mnt");
     guest.run(&format!("e2fsck -f -n {device}"));

@@ -76,6 +76,20 @@ fn a_target_that_runs_requests_once_is_told_who_we_are_before_it_is_used() {
 }
 
 #[test]
+fn a_target_that_refuses_to_say_what_its_disk_is_is_not_used() {
+    let mut world = World::new(config(), Target::new(vblade()));
+    world.fate = Box::new(|sent| if sent.ata.is_some() { Fate::Held } else { Fate::Arrive });
+    world.port(PORT, 1500);
+    world.run(LATENCY * 4);
+    let asked = world.held.remove(0);
+    assert_eq!(asked.command(), command::IDENTIFY_DEVICE);
+    let data = vblade().emit().to_vec();
+    let refusal = Answer { error: Some(ErrorCode::DeviceUnavailable), data, ..Answer::default() };
+    world.hear(PORT, &answer_frame(&asked, target_mac(PORT), &refusal));
+    assert_eq!((world.device.disk(), world.device.stats().bad_answers), (None, 1));
+}
+
+#[test]
 fn a_target_that_does_not_want_to_know_us_is_used_all_the_same() {
     for target in [Target { takes_identities: false, ..Target::new(ours()) }, Target::new(vblade())] {
         let mut world = World::up(target);
