@@ -30,6 +30,10 @@ impl Device {
             return;
         }
         let Some(flight_id) = self.by_tag.get(&tag).copied() else {
+            if let Some(at) = self.unawaited.iter().position(|unawaited| *unawaited == tag) {
+                self.unawaited.remove(at);
+                return;
+            }
             self.stats.strays += 1;
             if self.quarantine.stray_answered(tag) {
                 self.release_parked(now);

@@ -17,7 +17,7 @@ use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::{Command, ErrorCode, Frame, MacAddr};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::path::{Path, PathState};
+use super::path::{PATHS_MAX, Path, PathState};
 use super::quarantine::Quarantine;
 use super::{PortId, PortInfo, Tags};
 
@@ -42,6 +42,8 @@ const ZERO_SECTORS_MAX: u64 = 255;
 const TRIM_RANGE_SECTORS_MAX: u64 = 0xffff;
 
 const EVENTS_MAX: usize = 64;
+/// Frames whose answers are expected though nobody waits for them; older ones count as strays.
+const UNAWAITED_MAX: usize = 2 * PATHS_MAX;
 
 /// Settings of a device.
 #[derive(Clone, Copy, Debug)]
@@ -378,6 +380,8 @@ pub struct Device {
     /// Since when work waits without any answer.
     waiting_since: Option<Instant>,
     controls: VecDeque<(PortId, Vec<u8>)>,
+    /// Tags of the latest frames whose answers nobody waits for.
+    unawaited: VecDeque<u32>,
     completions: VecDeque<Completion>,
     events: VecDeque<Event>,
     stats: DeviceStats,
@@ -415,6 +419,7 @@ impl Device {
             flights_due: None,
             waiting_since: None,
             controls: VecDeque::new(),
+            unawaited: VecDeque::new(),
             completions: VecDeque::new(),
             events: VecDeque::new(),
             stats: DeviceStats::default(),

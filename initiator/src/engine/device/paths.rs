@@ -8,7 +8,7 @@ use aoe_common::wire::{ConfigRepr, Frame, MacAddr};
 use super::super::frames::{self, Envelope};
 use super::super::path::{LOSSES_TO_FAIL, PATHS_MAX, Path, PathState, Question, WINDOW_MAX};
 use super::super::{PortId, PortInfo, payload_sectors};
-use super::{ASK_EAGERLY, Device, DeviceState, Event, IDENTIFY_ATTEMPTS, IoError, SETTLE};
+use super::{ASK_EAGERLY, Device, DeviceState, Event, IDENTIFY_ATTEMPTS, IoError, SETTLE, UNAWAITED_MAX};
 
 impl Device {
     /// Asks everybody on a port for the device.
@@ -140,7 +140,10 @@ impl Device {
         self.disk = Some(identify);
         match (was_live, exactly_once) {
             // It may have started anew, and have to be told again. Lost, this is made up for by the next time.
-            (true, true) => drop(self.send_question(index, Question::Register)),
+            (true, true) => {
+                let tag = self.send_question(index, Question::Register);
+                tag.into_iter().for_each(|tag| self.do_not_await(tag));
+            }
             (true, false) => {}
             (false, true) => {
                 let path = &mut self.paths[index];
@@ -185,6 +188,15 @@ impl Device {
         let mut frame = vec![0; aoe_common::frame::MIN_FRAME];
         frames::ata_request(&envelope, &self.flush_command(), 0, |_| {}, &mut frame);
         self.controls.push_back((self.paths[index].port, frame));
+        self.do_not_await(tag);
+    }
+
+    /// The answer to this tag is expected, and means nothing.
+    fn do_not_await(&mut self, tag: u32) {
+        if self.unawaited.len() == UNAWAITED_MAX {
+            self.unawaited.pop_front();
+        }
+        self.unawaited.push_back(tag);
     }
 
     /// Takes a path out of use; what was under way on it is to be sent again, elsewhere if possible.

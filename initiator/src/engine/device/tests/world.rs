@@ -8,7 +8,7 @@ use aoe_common::wire::{BROADCAST, ConfigCommand, ConfigRepr, EthernetRepr, Heade
 
 use super::super::*;
 use crate::engine::frames;
-pub use crate::engine::{PATHS_MAX, QUARANTINE};
+pub use crate::engine::QUARANTINE;
 
 pub const ADDRESS: Address = Address::new(7, 3);
 pub const PORT: PortId = PortId(1);
