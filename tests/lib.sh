@@ -22,11 +22,12 @@ become_root() {
     exec sudo -- "$(readlink -f "$0")" "$@"
 }
 
-# install_packages TOOL=PACKAGE... : installs the packages of the tools that are missing, and nothing else.
+# install_packages TOOL=PACKAGE... : installs the packages of the tools that are missing, and nothing else. A tool is a
+# program, or the path of a file.
 install_packages() {
     local entry missing=()
     for entry in "$@"; do
-        command -v "${entry%%=*}" >/dev/null || missing+=("${entry#*=}")
+        command -v "${entry%%=*}" >/dev/null || [ -e "${entry%%=*}" ] || missing+=("${entry#*=}")
     done
     # The compiler package only recommends the C library's headers and start files, which linking needs.
     if [[ " ${missing[*]} " == *" gcc "* ]]; then missing+=(libc6-dev); fi

@@ -60,7 +60,7 @@ fn discovered_used_and_listed(mtu: u32, payload: &str) {
 
 #[test]
 fn vm_aoe_ko_at_mtu_9000() {
-    discovered_used_and_listed(9000, "8704");
+    discovered_used_and_listed(9000, "8192");
 }
 
 #[test]

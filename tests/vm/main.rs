@@ -1,4 +1,5 @@
 //! Our programs with unmodified Linux kernels, in virtual machines.
 
 mod aoe_ko;
+mod ipxe;
 mod nbd_attach;
