@@ -1,6 +1,7 @@
 //! iPXE boots a machine without a disk from our target.
 
 use std::fs;
+use std::time::Duration;
 
 use aoe_tests::net::{Lab, tool};
 
@@ -26,7 +27,8 @@ fn boot_sector(lab: &Lab) -> Vec<u8> {
 fn vm_ipxe_boots_from_the_target() {
     let lab = Lab::switched(&["target"], 1500);
     let mut disk = boot_sector(&lab);
-    disk.resize(64 * SECTOR, 0);
+    // iPXE makes up a geometry of 255 heads and 63 sectors, and boots from no disk of less than one cylinder.
+    disk.resize(16 << 20, 0);
     disk[SECTOR..SECTOR + TEXT.len()].copy_from_slice(TEXT);
     fs::write(lab.path("disk.img"), &disk).expect("a disk image");
     fs::write(lab.path("boot.ipxe"), "#!ipxe\nifopen net0\nsanboot aoe:e0.1\n").expect("a script");
@@ -36,11 +38,12 @@ fn vm_ipxe_boots_from_the_target() {
     let machine = lab
         .switch()
         .typed(
-            "qemu-system-x86_64 -M pc,graphics=off -accel tcg -m 64 -nodefaults -no-reboot -display none \
+            "qemu-system-x86_64 -M pc,graphics=off -accel tcg -m 256 -nodefaults -no-reboot -display none \
              -serial stdio -initrd boot.ipxe -device isa-debug-exit,iobase=0xf4,iosize=4 \
              -netdev tap,id=net,ifname=diskless,script=no,downscript=no -device virtio-net-pci,netdev=net,romfile=",
         )
         .args(["-kernel", IPXE])
+        .patience(Duration::from_secs(30))
         .run()
         .exited(33);
     for said in ["Registered SAN device", "boot sector runs", "sector 1 came by AoE"] {

@@ -7,8 +7,8 @@ pub use aoe_common::wire::{AtaFlags, AtaRepr};
 use aoe_common::wire::{BROADCAST, ConfigCommand, ConfigRepr, EthernetRepr, HeaderRepr};
 
 use super::super::*;
-use crate::engine::frames;
 pub use crate::engine::QUARANTINE;
+use crate::engine::frames;
 
 pub const ADDRESS: Address = Address::new(7, 3);
 pub const PORT: PortId = PortId(1);
