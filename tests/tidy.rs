@@ -83,10 +83,11 @@ fn builds_do_not_land_in_the_source_folder() {
     }
 }
 
+/// rustfmt keeps code within 120 columns where it can; this is for what it leaves alone.
 #[test]
-fn files_are_no_longer_than_their_reader() {
-    for (path, text) in ["common/src", "target/src", "initiator/src", "tests"].into_iter().flat_map(sources) {
-        let long = text.lines().position(|line| line.chars().count() > 120);
-        assert!(long.is_none(), "{}:{} is wider than 120 columns", path.display(), long.unwrap_or_default() + 1);
+fn lines_fit_a_screen() {
+    for (path, text) in ["common", "target", "initiator", "tests"].into_iter().flat_map(sources) {
+        let long = text.lines().position(|line| line.chars().count() > 130);
+        assert!(long.is_none(), "{}:{} is wider than 130 columns", path.display(), long.unwrap_or_default() + 1);
     }
 }

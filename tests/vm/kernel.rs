@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::said;
 use crate::net::tool;
@@ -28,12 +29,16 @@ pub(super) struct Kernel {
 impl Kernel {
     /// Fetches the kernel with apt, unless that was done before. To be called by one process at a time.
     pub fn fetch(folder: &Path) -> Kernel {
-        let package = newest_package();
+        let package = newest_package().or_else(|| update().and_then(|()| newest_package()));
+        let package = package.unwrap_or_else(|| panic!("apt knows no {NEWEST}; its sources must have Debian's main"));
         let version = package.strip_prefix("linux-image-").expect("kernel packages are named so").to_owned();
         let unpacked = folder.join(&package);
         if !unpacked.exists() {
             let work = tempfile::tempdir_in(folder).expect("a temporary folder");
-            said(tool("apt-get").args(["-qq", "download", &package]).current_dir(work.path()));
+            // What apt's lists name may be gone from the archive since.
+            let download = || apt(tool("apt-get").args(["-qq", "download", &package]).current_dir(work.path()));
+            let downloaded = download().or_else(|| update().and_then(|()| download()));
+            assert!(downloaded.is_some(), "apt-get download {package} failed, see above");
             let archive = fs::read_dir(work.path()).expect("a folder").next().expect("apt's download").expect("a file");
             let root = work.path().join("root");
             said(tool("dpkg").arg("-x").arg(archive.path()).arg(&root));
@@ -84,11 +89,25 @@ fn stem(path: &str) -> String {
     file.split(".ko").next().expect("a split has a part").replace('-', "_")
 }
 
-fn newest_package() -> String {
-    let depends = said(tool("apt-cache").args(["depends", NEWEST]));
-    let name = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
-    let name = name.unwrap_or_else(|| panic!("apt knows no {NEWEST}; run \"apt-get update\", on Debian\n{depends}"));
-    format!("linux-image-{name}")
+fn newest_package() -> Option<String> {
+    let depends = apt(tool("apt-cache").args(["depends", NEWEST]))?;
+    let name = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))?;
+    Some(format!("linux-image-{name}"))
+}
+
+fn update() -> Option<()> {
+    apt(tool("apt-get").args(["-qq", "update"])).map(drop)
+}
+
+/// Runs a program of apt's; none when it fails, with its complaint in the test's output.
+fn apt(command: &mut Command) -> Option<String> {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        eprintln!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        return None;
+    }
+    Some(text)
 }
 
 /// Writes the ELF file inside a bzImage.
