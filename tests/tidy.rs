@@ -31,6 +31,7 @@ fn engines_and_wire_touch_nothing() {
         "common/src/addr.rs",
         "common/src/frame.rs",
         "common/src/ordering.rs",
+        "common/src/port.rs",
         "common/src/time.rs",
         "target/src/engine",
         "initiator/src/engine",
@@ -61,12 +62,17 @@ fn engines_and_wire_touch_nothing() {
     }
 }
 
+fn opens_unsafe_block(line: &str) -> bool {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    words.windows(2).any(|pair| pair[0].ends_with("unsafe") && pair[1].starts_with('{'))
+}
+
 #[test]
 fn unsafe_code_stays_where_it_is_expected() {
     let expected = ["common/src/link/", "common/src/netlink/", "target/src/disk/"];
     for (path, text) in ["common", "target", "initiator", "tests"].into_iter().flat_map(sources) {
         let place = path.strip_prefix(root()).unwrap().display().to_string();
-        let block = text.lines().any(|line| line.contains("unsafe {") && !line.contains('"'));
+        let block = text.lines().any(opens_unsafe_block);
         let known = expected.iter().any(|folder| place.starts_with(folder)) || EXCEPTIONS.contains(&place.as_str());
         assert!(!block || known, "{place} has unsafe code");
     }

@@ -7,13 +7,23 @@ use aoe_common::time::Instant;
 use aoe_common::wire::{AtaRepr, ErrorCode, Frame};
 
 use super::answers::{ended, succeeded};
-use super::ata;
-use super::ata::{Ask, Failure, Geometry, Refusal};
+use super::ata::{self, Ask, Failure, Geometry, Refusal};
 use super::export::EXPORT_REQUESTS_MAX;
 use super::operation::{DiskError, DiskId, DiskOperation, DiskOperationKind, OperationId};
 use super::repeats::{Outcome, RequestKey, Seen};
 use super::stations::Station;
 use super::{Event, PortInfo, ReplyTo, Request, Target, Work};
+
+/// A request for the disk that was judged, and is not in the table yet.
+struct Job<'a> {
+    export: u32,
+    to: &'a ReplyTo,
+    ata: &'a AtaRepr,
+    work: Work,
+    footprint: Footprint,
+    /// What came along and is needed.
+    data: &'a [u8],
+}
 
 impl Target {
     pub(super) fn ata_request(&mut self, now: Instant, info: PortInfo, index: u32, to: &ReplyTo, frame: &Frame<'_>) {
@@ -50,6 +60,7 @@ impl Target {
             return;
         }
         let export = &mut self.exports[index as usize];
+        let job = |work, footprint, data| Job { export: index, to, ata: &ata, work, footprint, data };
         match ask {
             Ask::Identify => {
                 let block = self.exports[index as usize].identify().emit();
@@ -81,18 +92,18 @@ impl Target {
             Ask::Flush => self.flush_request(index, to, &ata, false),
             Ask::Read { lba, sectors, verify } => {
                 let footprint = Footprint { start: lba, end: lba + u64::from(sectors), writes: false };
-                self.admit(index, to, &ata, Work::Read { sectors, verify }, footprint, &[], None);
+                self.admit(&job(Work::Read { sectors, verify }, footprint, &[]), None);
             }
             Ask::Write { lba, sectors, fua } => {
                 let durable = fua || export.durability.write_is_durable(to.station);
                 let footprint = Footprint { start: lba, end: lba + u64::from(sectors), writes: true };
                 let data = &data[..usize::from(sectors) * SECTOR];
-                self.change(now, index, to, &ata, Work::Write { sectors, durable }, footprint, data);
+                self.change(now, &job(Work::Write { sectors, durable }, footprint, data));
             }
             Ask::Zero { lba, sectors } => {
                 let durable = export.durability.write_is_durable(to.station);
                 let footprint = Footprint { start: lba, end: lba + u64::from(sectors), writes: true };
-                self.change(now, index, to, &ata, Work::Zero { sectors, durable }, footprint, &[]);
+                self.change(now, &job(Work::Zero { sectors, durable }, footprint, &[]));
             }
             Ask::Trim { range_sectors } => {
                 let ranges = &data[..usize::from(range_sectors) * SECTOR];
@@ -108,24 +119,15 @@ impl Target {
                     self.answer_registers(to, None, &succeeded(&ata));
                 } else {
                     let work = Work::Trim { range_sectors, next: 0, durable };
-                    self.change(now, index, to, &ata, work, footprint, ranges);
+                    self.change(now, &job(work, footprint, ranges));
                 }
             }
         }
     }
 
     /// A request that changes the disk: run once, however often it comes.
-    #[expect(clippy::too_many_arguments, reason = "one request, spelled out")]
-    fn change(
-        &mut self,
-        now: Instant,
-        index: u32,
-        to: &ReplyTo,
-        ata: &AtaRepr,
-        work: Work,
-        footprint: Footprint,
-        data: &[u8],
-    ) {
+    fn change(&mut self, now: Instant, job: &Job<'_>) {
+        let Job { export: index, to, ata, .. } = *job;
         let by_mac = RequestKey {
             export: index,
             station: Station::Mac(to.station),
@@ -154,7 +156,7 @@ impl Target {
                 self.answer_failure(index, to, ata, Failure::DEVICE_FAULT);
             }
             Seen::New => {
-                if self.admit(index, to, ata, work, footprint, data, Some(key)) {
+                if self.admit(job, Some(key)) {
                     self.repeats.begin(now, key);
                 }
             }
@@ -162,17 +164,8 @@ impl Target {
     }
 
     /// Takes a request into the table and starts it if nothing is in its way. `false`: no room, dropped.
-    #[expect(clippy::too_many_arguments, reason = "one request, spelled out")]
-    fn admit(
-        &mut self,
-        index: u32,
-        to: &ReplyTo,
-        ata: &AtaRepr,
-        work: Work,
-        footprint: Footprint,
-        data: &[u8],
-        key: Option<RequestKey>,
-    ) -> bool {
+    fn admit(&mut self, job: &Job<'_>, key: Option<RequestKey>) -> bool {
+        let Job { export: index, to, ata, work, footprint, data } = *job;
         let export = &mut self.exports[index as usize];
         if export.ordering.len() == EXPORT_REQUESTS_MAX {
             export.counters.overflows += 1;
