@@ -61,7 +61,7 @@ impl Lab {
         Lab::build(hosts, mtu, hosts.len() > 2)
     }
 
-    /// Joins the named hosts at this MTU (bytes) by a switch, where [`Lab::plug_tap`] adds virtual machines.
+    /// Joins the named hosts at this MTU (bytes) by a switch, where [`Lab::plug`] adds virtual machines.
     pub fn switched(hosts: &[&str], mtu: u32) -> Lab {
         Lab::build(hosts, mtu, true)
     }
@@ -120,11 +120,28 @@ impl Lab {
         Host { lab: self, host: self.switch.as_ref().expect("a lab with a switch") }
     }
 
-    /// Makes a port of the switch for a virtual machine's network card, up at this MTU (bytes).
-    pub fn plug_tap(&self, name: &str, mtu: u32) {
-        let switch = &self.switch().host.namespace;
-        ip(&["-n", switch, "tuntap", "add", name, "mode", "tap"]);
-        ip(&["-n", switch, "link", "set", name, "addrgenmode", "none", "mtu", &mtu.to_string(), "master", "br0", "up"]);
+    /// Makes a port of a switch for a virtual machine's network card, up at this MTU (bytes), or plugs it in again.
+    /// Returns its name.
+    pub fn plug(&self, machine: &str, switch: Switch, mtu: u32) -> String {
+        let namespace = &self.switch().host.namespace;
+        let (port, bridge) = (switch.port(machine), switch.bridge());
+        let links = ip(&["-n", namespace, "-br", "link"]);
+        let has = |name: &str| links.lines().any(|line| line.split_whitespace().next() == Some(name));
+        if !has(bridge) {
+            ip(&["-n", namespace, "link", "add", bridge, "type", "bridge"]);
+            ip(&["-n", namespace, "link", "set", bridge, "addrgenmode", "none", "up"]);
+        }
+        if !has(&port) {
+            ip(&["-n", namespace, "tuntap", "add", &port, "mode", "tap"]);
+        }
+        let mtu = mtu.to_string();
+        ip(&["-n", namespace, "link", "set", &port, "addrgenmode", "none", "mtu", &mtu, "master", bridge, "up"]);
+        port
+    }
+
+    /// Pulls the cable of a virtual machine out of a switch.
+    pub fn unplug(&self, machine: &str, switch: Switch) {
+        ip(&["-n", &self.switch().host.namespace, "link", "set", &switch.port(machine), "nomaster"]);
     }
 
     /// The MAC address of the host's interface, lower case with colons.
@@ -197,6 +214,31 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         self.namespaces.iter().for_each(|namespace| remove_namespace(namespace));
+    }
+}
+
+/// The networks that virtual machines can be on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// Where the lab's hosts are.
+    Storage,
+    /// One of the virtual machines' own.
+    Lan,
+}
+
+impl Switch {
+    fn bridge(self) -> &'static str {
+        match self {
+            Switch::Storage => "br0",
+            Switch::Lan => "br1",
+        }
+    }
+
+    fn port(self, machine: &str) -> String {
+        match self {
+            Switch::Storage => machine.to_owned(),
+            Switch::Lan => format!("{machine}-lan"),
+        }
     }
 }
 
@@ -394,6 +436,11 @@ impl Daemon {
     pub fn assert_running(&mut self) {
         let ended = self.process.wait(Duration::ZERO);
         assert!(ended.is_none(), "{} ended with {ended:?}\n{}", self.process.shown, self.output());
+    }
+
+    /// Whether the program ends by itself in this time.
+    pub fn ends_within(&mut self, patience: Duration) -> bool {
+        self.process.wait(patience).is_some()
     }
 
     /// Asks the program to end (SIGTERM) and returns how it did.

@@ -1,15 +1,14 @@
-//! What a guest starts from: an archive in memory that finds the root disk, and the root disk.
+//! What a guest starts from: an archive in memory that finds the root disk, the root disk, and a disk with our programs.
 //!
-//! The root disk holds programs of this machine with their libraries, and ours. It is read-only and shared by all
-//! guests; each lays a memory filesystem over it.
+//! The root disk holds Debian packages and both kernels' modules. It is read-only and shared by all guests; each lays a
+//! memory filesystem over it. It is made once; our programs are on a disk of their own, as they change often.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
+use super::apt::{self, Apt, Suite};
 use super::kernel::Kernel;
 use super::said;
 use crate::net::{OURS, bin_dir, find_tool, tool};
@@ -18,38 +17,71 @@ use crate::net::{OURS, bin_dir, find_tool, tool};
 const BOOT_MODULES: [&str; 5] = ["virtio_mmio", "virtio_blk", "ext4", "crc32c_generic", "overlay"];
 
 /// Modules for what the tests are about.
-const MODULES: [&str; 6] = ["virtio_net", "virtio_console", "ext4", "crc32c_generic", "aoe", "nbd"];
-
-/// Programs taken from this machine. busybox stands in for what is not among them.
-const PROGRAMS: [&str; 24] = [
-    "bash",
-    "ip",
-    "cat",
-    "stat",
-    "sleep",
-    "mke2fs",
-    "mkfs.ext4",
-    "e2fsck",
-    "fsck.ext4",
-    "fio",
-    "nbd-client",
-    "lsblk",
-    "blockdev",
-    "blkdiscard",
-    "fstrim",
-    "mount",
-    "umount",
-    "findmnt",
-    "sha256sum",
-    "cmp",
-    "dd",
-    "timeout",
-    "cp",
-    "sync",
+const MODULES: [&str; 20] = [
+    "virtio_net",
+    "virtio_console",
+    "ext4",
+    "crc32c_generic",
+    "aoe",
+    "nbd",
+    "ocfs2",
+    "ocfs2_dlmfs",
+    "ocfs2_stack_o2cb",
+    "gfs2",
+    "dlm",
+    "drbd",
+    "fuse",
+    "raid1",
+    "dm_mod",
+    "loop",
+    "nfsd",
+    "nfsv4",
+    "sctp",
+    "configfs",
 ];
 
-/// Those of aoetools, which are called by their full paths: some have the names of ours.
-const AOETOOLS: [&str; 4] = ["aoe-stat", "aoe-sancheck", "aoe-revalidate", "aoe-discover"];
+/// Packages on the root disk, with all they depend on.
+pub(super) const PACKAGES: [&str; 34] = [
+    // A system to work in.
+    "base-files",
+    "base-passwd",
+    "bash",
+    "busybox-static",
+    "coreutils",
+    "debianutils",
+    "diffutils",
+    "findutils",
+    "grep",
+    "gzip",
+    "hostname",
+    "iproute2",
+    "kmod",
+    "mawk",
+    "mount",
+    "netbase",
+    "perl-base",
+    "procps",
+    "sed",
+    "tar",
+    "util-linux",
+    // What the scenarios are about.
+    "aoetools",
+    "corosync",
+    "dlm-controld",
+    "drbd-utils",
+    "e2fsprogs",
+    "fio",
+    "gfs2-utils",
+    "glusterfs-server",
+    "lvm2",
+    "mdadm",
+    "nbd-client",
+    "nfs-kernel-server",
+    "ocfs2-tools",
+];
+
+/// The name by which a guest finds the disk with our programs.
+pub(super) const OURS_SERIAL: &str = "ours";
 
 /// Files that a guest boots from.
 pub(super) struct Image {
@@ -60,16 +92,17 @@ pub(super) struct Image {
 
 impl Image {
     /// Builds what is missing or out of date; one process at a time does it.
-    pub fn build() -> Image {
+    pub fn build(suite: Suite) -> Image {
         let folder = cache();
         fs::create_dir_all(&folder).expect("a folder for virtual machines");
         let lock = File::create(folder.join("lock")).expect("a lock file");
         lock.lock().expect("locking a file");
-        let kernel = Kernel::fetch(&folder);
-        let files = root_files();
-        let key = key(&kernel, &files);
-        let [initramfs, root] = ["initramfs", "root"].map(|name| folder.join(format!("{name}-{key:016x}")));
-        if !initramfs.exists() || !root.exists() {
+        let kernels = [Suite::Own, Suite::Backports].map(|suite| Kernel::fetch(&folder, suite));
+        let key = key(&kernels);
+        let root = folder.join(format!("root-{key:016x}"));
+        let initramfs =
+            kernels.each_ref().map(|kernel| folder.join(format!("initramfs-{key:016x}-{}", kernel.version)));
+        if !root.exists() || !initramfs.iter().all(|path| path.exists()) {
             for entry in fs::read_dir(&folder).expect("a folder").filter_map(Result::ok) {
                 let name = entry.file_name();
                 if ["initramfs-", "root-"].iter().any(|old| name.to_string_lossy().starts_with(old)) {
@@ -77,10 +110,14 @@ impl Image {
                 }
             }
             let work = tempfile::tempdir_in(&folder).expect("a temporary folder");
-            build_root(&kernel, &files, work.path(), &root);
-            build_initramfs(&kernel, work.path(), &initramfs);
+            for (kernel, archive) in kernels.iter().zip(&initramfs) {
+                build_initramfs(kernel, work.path(), archive);
+            }
+            build_root(&folder, &kernels, work.path(), &root);
         }
-        Image { kernel, initramfs, root }
+        let chosen = if suite == Suite::Own { 0 } else { 1 };
+        let kernel = kernels.into_iter().nth(chosen).expect("two kernels");
+        Image { kernel, initramfs: initramfs[chosen].clone(), root }
     }
 }
 
@@ -90,88 +127,60 @@ fn cache() -> PathBuf {
     tree.join(".build/vm")
 }
 
-/// The files of this machine on the root disk, and where they are there.
-fn root_files() -> BTreeSet<(PathBuf, PathBuf)> {
-    let mut files = BTreeSet::new();
-    for program in PROGRAMS.iter().chain(&AOETOOLS) {
-        let found = find_tool(program);
-        // Some are reached by a link only, and behave by their name.
-        files.insert((found.clone(), in_guest(&found)));
-        files.extend(libraries(&found));
-    }
-    for program in OURS {
-        let found = bin_dir().join(program);
-        assert!(found.is_file(), "{} is not built; run tests/run, or cargo build --bins", found.display());
-        files.extend(libraries(&found));
-        files.insert((found, Path::new("usr/local/bin").join(program)));
-    }
-    let settings = Path::new("/etc/mke2fs.conf");
-    files.insert((settings.to_owned(), in_guest(settings)));
-    files
-}
-
-/// The libraries a program needs, and its loader. A script needs none.
-fn libraries(program: &Path) -> Vec<(PathBuf, PathBuf)> {
-    let listed = tool("ldd").arg(program).output().expect("ldd");
-    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let paths = listed.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
-    paths.map(|path| (path.clone(), in_guest(&path))).collect()
-}
-
-/// The place of a file relative to the root. The guest has /bin, /lib and the like as links into /usr.
-fn in_guest(path: &Path) -> PathBuf {
-    let inside = path.strip_prefix("/").expect("an absolute path");
-    let top = inside.iter().next().and_then(|part| part.to_str()).unwrap_or_default();
-    if LINKS.contains(&top) { Path::new("usr").join(inside) } else { inside.to_owned() }
-}
-
-const LINKS: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
-
 /// A number that differs when the images would.
-fn key(kernel: &Kernel, files: &BTreeSet<(PathBuf, PathBuf)>) -> u64 {
+fn key(kernels: &[Kernel]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (include_str!("image.rs"), INIT, AGENT, &kernel.version).hash(&mut hasher);
-    for (source, place) in files {
-        let metadata = fs::metadata(source).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
-        let changed = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        (source, place, metadata.len(), changed).hash(&mut hasher);
-    }
+    (include_str!("image.rs"), include_str!("kernel.rs"), include_str!("apt.rs"), INIT).hash(&mut hasher);
+    kernels.iter().for_each(|kernel| kernel.version.hash(&mut hasher));
     hasher.finish()
 }
 
 const INIT: &str = include_str!("init");
 const AGENT: &str = include_str!("agent");
 
-fn build_root(kernel: &Kernel, files: &BTreeSet<(PathBuf, PathBuf)>, work: &Path, image: &Path) {
+/// Folders that are links into /usr.
+const LINKS: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
+
+fn build_root(folder: &Path, kernels: &[Kernel], work: &Path, image: &Path) {
     let root = work.join("root");
-    for folder in ["usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "usr/local/bin", "usr/local/sbin", "etc", "root"] {
-        fs::create_dir_all(root.join(folder)).expect("a folder");
-    }
-    for folder in ["proc", "sys", "dev", "run", "tmp", "mnt", "var/lib"] {
-        fs::create_dir_all(root.join(folder)).expect("a folder");
-    }
     for name in LINKS {
+        fs::create_dir_all(root.join("usr").join(name)).expect("a folder");
         symlink(Path::new("usr").join(name), root.join(name)).expect("a link");
     }
-    symlink("/proc/self/mounts", root.join("etc/mtab")).expect("a link");
-    kernel.install_modules(&MODULES, &root);
-    let mut bytes = tree_bytes(&root);
-    for (source, place) in files {
-        let place = root.join(place);
-        fs::create_dir_all(place.parent().expect("a folder of a file")).expect("a folder");
-        bytes += fs::copy(source, &place).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
+    let apt = Apt::new(folder, Suite::Own);
+    apt::unpack(&apt.download(&PACKAGES), &root);
+    apt.forget();
+    kernels.iter().for_each(|kernel| kernel.install_modules(&MODULES, &root));
+    // What the packages' own scripts would have done.
+    for folder in ["proc", "sys", "dev", "run", "tmp", "mnt", "usr/local"] {
+        fs::create_dir_all(root.join(folder)).expect("a folder");
     }
-    install_busybox(&root.join("usr/bin"));
-    write_program(&root.join("usr/local/sbin/agent"), AGENT);
-    // Room for metadata; holes cost nothing.
-    let size = format!("{}M", ((bytes + bytes / 4) >> 20) + 32);
-    let built = work.join("root.ext4");
-    said(tool("mke2fs").args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"]).arg(&root).arg(&built).arg(size));
-    fs::rename(built, image).expect("renaming within a folder");
+    for (link, place) in [("/proc/self/mounts", "etc/mtab"), ("/run", "var/run"), ("/run/lock", "var/lock")] {
+        let place = root.join(place);
+        let _ = fs::remove_file(&place).or_else(|_| fs::remove_dir(&place));
+        symlink(link, &place).unwrap_or_else(|e| panic!("{}: {e}", place.display()));
+    }
+    symlink("mawk", root.join("usr/bin/awk")).expect("a link named awk");
+    for list in ["passwd", "group"] {
+        let original = root.join(format!("usr/share/base-passwd/{list}.master"));
+        fs::copy(&original, root.join("etc").join(list)).unwrap_or_else(|e| panic!("{}: {e}", original.display()));
+    }
+    link_busybox(&root.join("usr"));
+    make_image(&root, work, image);
+}
+
+/// Gives busybox the name of everything that is not there.
+fn link_busybox(usr: &Path) {
+    let busybox = "/usr/bin/busybox";
+    for name in said(tool("busybox").arg("--list")).lines() {
+        if !["bin", "sbin"].iter().any(|folder| usr.join(folder).join(name).symlink_metadata().is_ok()) {
+            symlink(busybox, usr.join("bin").join(name)).expect("a link");
+        }
+    }
 }
 
 fn build_initramfs(kernel: &Kernel, work: &Path, archive: &Path) {
-    let root = work.join("initramfs");
+    let root = work.join(format!("initramfs-{}", kernel.version));
     fs::create_dir_all(root.join("bin")).expect("a folder");
     // The kernel asks for modules by this name.
     fs::create_dir_all(root.join("sbin")).expect("a folder");
@@ -186,18 +195,30 @@ fn build_initramfs(kernel: &Kernel, work: &Path, archive: &Path) {
     fs::rename(built, archive).expect("renaming within a folder");
 }
 
-/// Adds busybox, and its name for everything that is not there yet.
-fn install_busybox(folder: &Path) {
-    let busybox = find_tool("busybox");
-    fs::copy(&busybox, folder.join("busybox")).expect("copying busybox");
-    let sbin = folder.with_file_name("sbin");
-    for name in said(tool("busybox").arg("--list")).lines() {
-        let place = folder.join(name);
-        if !place.exists() && !sbin.join(name).exists() {
-            symlink("/usr/bin/busybox", place).expect("a link");
-        }
+/// Makes the disk with our programs, for a guest's /usr/local.
+pub(super) fn build_ours(image: &Path) {
+    let work = tempfile::tempdir_in(image.parent().expect("a folder of the image")).expect("a temporary folder");
+    let root = work.path().join("local");
+    for folder in ["bin", "sbin"] {
+        fs::create_dir_all(root.join(folder)).expect("a folder");
     }
-    symlink("/usr/bin/busybox", sbin.join("modprobe")).expect("a link");
+    for program in OURS {
+        let found = bin_dir().join(program);
+        assert!(found.is_file(), "{} is not built; run tests/run, or cargo build --bins", found.display());
+        fs::copy(&found, root.join("bin").join(program)).expect("copying a program");
+    }
+    write_program(&root.join("sbin/agent"), AGENT);
+    make_image(&root, work.path(), image);
+}
+
+/// Makes an ext4 image of a folder.
+fn make_image(root: &Path, work: &Path, image: &Path) {
+    // Room for metadata; holes cost nothing.
+    let bytes = tree_bytes(root);
+    let size = format!("{}M", ((bytes + bytes / 4) >> 20) + 32);
+    let built = work.join("image.ext4");
+    said(tool("mke2fs").args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"]).arg(root).arg(&built).arg(size));
+    fs::rename(built, image).expect("renaming within a filesystem");
 }
 
 fn write_program(path: &Path, text: &str) {

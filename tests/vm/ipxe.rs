@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use aoe_tests::net::{Lab, tool};
+use aoe_tests::net::{Lab, Switch, tool};
 
 const IPXE: &str = "/usr/lib/ipxe/ipxe.lkrn";
 const SECTOR: usize = 512;
@@ -34,7 +34,7 @@ fn vm_ipxe_boots_from_the_target() {
     fs::write(lab.path("boot.ipxe"), "#!ipxe\nifopen net0\nsanboot aoe:e0.1\n").expect("a script");
     let _target = lab.export("target", "shelf 0 slot 1 disk.img");
 
-    lab.plug_tap("diskless", 1500);
+    lab.plug("diskless", Switch::Storage, 1500);
     let machine = lab
         .switch()
         .typed(

@@ -1,25 +1,28 @@
 //! Virtual machines with an unmodified Debian kernel, plugged into a [`Lab`]'s switch.
 //!
-//! A [`Guest`] is emulated (qemu without KVM, so that it runs anywhere) and boots in seconds. The test types commands
-//! into it and gets their output; a command that fails or takes too long fails the test, and shows the guest's console.
-//! The guest dies with its lab. Kernel and images are made once and kept in `.build/vm`.
+//! A [`Machine`] says what a virtual machine has; booted, it is a [`Guest`]. It is emulated (qemu without KVM, so that
+//! it runs anywhere) and boots in seconds. The test types commands into it and gets their output; a command that fails
+//! or takes too long fails the test, and shows the guest's console. Set-ups that people follow are typed from the
+//! [`guide`]s. The guest dies with its lab. Kernels and images are made once and kept in `.build/vm`.
 
+mod apt;
 mod clock;
+pub mod guide;
 mod image;
 mod kernel;
 
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::marker::PhantomData;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use self::image::Image;
-use crate::net::{Daemon, Lab, PATIENCE, wait_for};
+pub use self::apt::Suite;
+use self::image::{Image, OURS_SERIAL};
+use crate::net::{Daemon, Lab, PATIENCE, Switch, wait_for};
 
 /// How long a command may run, unless a test says otherwise.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(120);
@@ -30,61 +33,191 @@ const POLL: Duration = Duration::from_millis(250);
 /// Bytes of the guest's console shown when a test fails.
 const CONSOLE_SHOWN: usize = 6 << 10;
 
-/// A virtual machine on a lab's switch, with the network card eth0.
-pub struct Guest<'lab> {
+/// What a virtual machine has. Its network card eth0 is on the lab's switch.
+#[derive(Clone, Debug)]
+pub struct Machine {
     name: &'static str,
-    /// The lab takes the machine's network away when it goes.
-    lab: PhantomData<&'lab Lab>,
-    agent: RefCell<BufReader<UnixStream>>,
-    console: PathBuf,
-    jobs: Cell<u32>,
-    machine: Daemon,
+    number: u8,
+    suite: Suite,
+    mtu: u32,
+    memory_mib: u32,
+    has_lan: bool,
+    disks: Vec<PathBuf>,
 }
 
-impl<'lab> Guest<'lab> {
-    /// Boots a guest whose network card has this MTU (bytes), and waits until it takes commands.
-    pub fn boot(lab: &'lab Lab, name: &'static str, mtu: u32) -> Guest<'lab> {
+impl Machine {
+    /// Debian's kernel, MTU 9000, 384 MiB. The number, from 1, makes the addresses: 02:00:00:00:00:01 and so on.
+    pub fn new(name: &'static str, number: u8) -> Machine {
+        Machine { name, number, suite: Suite::Own, mtu: 9000, memory_mib: 384, has_lan: false, disks: Vec::new() }
+    }
+
+    /// The kernel of another suite.
+    pub fn kernel(self, suite: Suite) -> Machine {
+        Machine { suite, ..self }
+    }
+
+    /// The MTU (bytes) of eth0.
+    pub fn mtu(self, mtu: u32) -> Machine {
+        Machine { mtu, ..self }
+    }
+
+    /// Memory in MiB.
+    pub fn memory(self, memory_mib: u32) -> Machine {
+        Machine { memory_mib, ..self }
+    }
+
+    /// A second card, eth1, on a network without the lab's hosts; with the address 10.0.0.NUMBER.
+    pub fn lan(self) -> Machine {
+        Machine { has_lan: true, ..self }
+    }
+
+    /// A disk of its own, the first as /dev/vdb. What the machine has written to it is there when it boots again.
+    pub fn disk(mut self, image: &Path) -> Machine {
+        self.disks.push(image.to_owned());
+        self
+    }
+
+    /// The MAC address of eth0.
+    pub fn mac(&self) -> String {
+        self.macs()[0].clone()
+    }
+
+    fn macs(&self) -> [String; 2] {
+        ["00", "01"].map(|card| format!("02:00:00:00:{card}:{:02x}", self.number))
+    }
+
+    /// Boots it, and waits until it takes commands.
+    pub fn boot(self, lab: &Lab) -> Guest<'_> {
+        let [guest] = Machine::boot_all(lab, [self]);
+        guest
+    }
+
+    /// Boots several at the same time.
+    pub fn boot_all<const N: usize>(lab: &Lab, machines: [Machine; N]) -> [Guest<'_>; N] {
         let began = Instant::now();
-        let image = Image::build();
-        let built = began.elapsed();
-        let (console, socket) = (lab.path(&format!("{name}.console")), lab.path(&format!("{name}.agent")));
-        lab.plug_tap(name, mtu);
-        let command_line = format!(
+        let guests = machines.map(|machine| machine.start(lab));
+        guests.iter().for_each(Guest::wait_ready);
+        println!("booted {:?} in {:.1?}", guests.each_ref().map(|guest| guest.name), began.elapsed());
+        guests
+    }
+
+    fn start(self, lab: &Lab) -> Guest<'_> {
+        let image = Image::build(self.suite);
+        let ours = lab.path("ours.ext4");
+        if !ours.exists() {
+            image::build_ours(&ours);
+        }
+        let name = self.name;
+        let [console, socket] = ["console", "agent"].map(|end| lab.path(&format!("{name}.{end}")));
+        let mut command_line = format!(
             // The guest cannot calibrate its clocks reliably under emulation, so it is told what it would find out.
-            "console=ttyS0 panic=-1 random.trust_cpu=on mitigations=off lpj=4000000 tsc_early_khz={} tsc=reliable",
+            "console=ttyS0 panic=-1 random.trust_cpu=on mitigations=off lpj=4000000 tsc_early_khz={} tsc=reliable \
+             name={name}",
             clock::counter_khz()
         );
-        let machine = lab
+        let mut taps = vec![lab.plug(name, Switch::Storage, self.mtu)];
+        if self.has_lan {
+            taps.push(lab.plug(name, Switch::Lan, 1500));
+            command_line += &format!(" lan=10.0.0.{}/24", self.number);
+        }
+        let mut command = lab
             .switch()
             .typed(
-                "qemu-system-x86_64 -M microvm -accel tcg,thread=multi,tb-size=192 -cpu qemu64 -m 384 -nodefaults \
+                "qemu-system-x86_64 -M microvm -accel tcg,thread=multi,tb-size=192 -cpu qemu64 -nodefaults \
                  -no-user-config -no-reboot -display none",
             )
+            .args(["-m", &self.memory_mib.to_string()])
             .args(["-kernel".as_ref(), image.kernel.vmlinux.as_os_str()])
             .args(["-initrd".as_ref(), image.initramfs.as_os_str()])
             .args(["-append", &command_line])
             .args(["-serial", &format!("file:{}", console.display())])
-            .args(["-drive", &format!("if=none,id=root,format=raw,readonly=on,file={}", image.root.display())])
-            .args(["-device", "virtio-blk-device,drive=root"])
-            .args(["-netdev", &format!("tap,id=net,ifname={name},script=no,downscript=no")])
-            .args(["-device", &format!("virtio-net-device,netdev=net,host_mtu={mtu},mac={}", mac(name))])
             .args(["-chardev", &format!("socket,id=agent,path={},server=on,wait=off", socket.display())])
-            .args(["-device", "virtio-serial-device", "-device", "virtserialport,chardev=agent"])
-            .spawn();
+            .args(["-device", "virtio-serial-device", "-device", "virtserialport,chardev=agent"]);
+        let shared = |path: &Path| format!("readonly=on,file={}", path.display());
+        // What a guest has written is its host's to keep; only the guest itself is ever killed.
+        let own = |path: &PathBuf| format!("cache=unsafe,file={}", path.display());
+        let disks = [shared(&image.root)].into_iter().chain(self.disks.iter().map(own)).chain([shared(&ours)]);
+        for (number, disk) in disks.enumerate() {
+            let serial = if number == self.disks.len() + 1 { OURS_SERIAL } else { "" };
+            command = command
+                .args(["-drive", &format!("if=none,id=disk{number},format=raw,{disk}")])
+                .args(["-device", &format!("virtio-blk-device,drive=disk{number},serial={serial}")]);
+        }
+        for (number, (tap, mac)) in taps.iter().zip(self.macs()).enumerate() {
+            let mtu = if number == 0 { self.mtu } else { 1500 };
+            command = command
+                .args(["-netdev", &format!("tap,id=net{number},ifname={tap},script=no,downscript=no")])
+                .args(["-device", &format!("virtio-net-device,netdev=net{number},host_mtu={mtu},mac={mac}")]);
+        }
+        let machine = command.spawn();
         let stream = wait_for("qemu's socket", || UnixStream::connect(&socket).ok());
-        let guest = Guest {
+        Guest {
             name,
-            lab: PhantomData,
+            lab,
             agent: RefCell::new(BufReader::new(stream)),
             console,
             jobs: Cell::new(0),
             machine,
-        };
+            description: self,
+        }
+    }
+}
+
+/// A virtual machine that runs.
+pub struct Guest<'lab> {
+    name: &'static str,
+    /// The lab takes the machine's network away when it goes.
+    lab: &'lab Lab,
+    agent: RefCell<BufReader<UnixStream>>,
+    console: PathBuf,
+    jobs: Cell<u32>,
+    machine: Daemon,
+    description: Machine,
+}
+
+impl<'lab> Guest<'lab> {
+    /// Boots a machine with Debian's kernel and this MTU (bytes).
+    pub fn boot(lab: &'lab Lab, name: &'static str, mtu: u32) -> Guest<'lab> {
+        Machine::new(name, 1).mtu(mtu).boot(lab)
+    }
+
+    /// Its name in the lab.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The MAC address of its eth0.
+    pub fn mac(&self) -> String {
+        self.description.mac()
+    }
+
+    /// Ends it as a power cut would. Returns what boots again.
+    pub fn kill(self) -> Machine {
+        println!("{} is killed", self.name);
+        self.description.clone()
+    }
+
+    /// Waits until it has ended by itself, as a machine does that fences itself.
+    pub fn wait_for_end(mut self, patience: Duration) -> Machine {
+        assert!(self.machine.ends_within(patience), "{} still runs after {patience:?}", self.name);
+        self.description.clone()
+    }
+
+    /// Pulls the cable of one of its cards.
+    pub fn cut(&self, switch: Switch) {
+        println!("{} is cut off from {switch:?}", self.name);
+        self.lab.unplug(self.name, switch);
+    }
+
+    /// What its kernel has said on the console so far.
+    pub fn console(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.console).unwrap_or_default()).into_owned()
+    }
+
+    fn wait_ready(&self) {
         let mut line = String::new();
-        guest.read(PATIENCE, "the boot", |agent| agent.read_line(&mut line).map(drop));
-        assert_eq!(line, "ready\n", "the first word of the guest");
-        println!("{name}: images {built:.1?}, booted {:.1?}", began.elapsed() - built);
-        guest
+        self.read(PATIENCE, "the boot", |agent| agent.read_line(&mut line).map(drop));
+        assert_eq!(line, "ready\n", "the first word of {}", self.name);
     }
 
     /// Types a bash script; panics unless it succeeds. Returns what it printed.
@@ -117,7 +250,7 @@ impl<'lab> Guest<'lab> {
         let file = format!("/tmp/job{number}");
         self.run(&format!("cat >{file} <<'END_OF_JOB'\n{script}\nEND_OF_JOB\n"));
         self.run(&format!(
-            "(setsid bash {file} >{file}.out 2>&1; echo $? >{file}.new; mv {file}.new {file}.code) >/dev/null 2>&1 &"
+            "(setsid bash -e {file} >{file}.out 2>&1; echo $? >{file}.new; mv {file}.new {file}.code) >/dev/null 2>&1 &"
         ));
         Job { guest: self, file, script: script.to_owned() }
     }
@@ -198,6 +331,17 @@ impl Job<'_> {
         output
     }
 
+    /// Waits until it has printed a line that begins so; it runs on.
+    pub fn wait_for_line(&self, begin: &str, patience: Duration) {
+        let (began, file) = (Instant::now(), &self.file);
+        while !self.guest.succeeds(&format!("grep -q '^{begin}' {file}.out")) {
+            let output = || self.guest.run(&format!("cat {file}.out"));
+            assert!(self.is_running(), "{}: {} ended: {}", self.guest.name, self.script, output());
+            assert!(began.elapsed() < patience, "{}: {} is not ready: {}", self.guest.name, self.script, output());
+            sleep(POLL);
+        }
+    }
+
     fn end(&self, patience: Duration) -> (i32, String) {
         let Job { guest, file, script } = self;
         let began = Instant::now();
@@ -232,12 +376,6 @@ pub fn filesystem_story(guest: &Guest<'_>, device: &str) {
         "echo 3 >/proc/sys/vm/drop_caches; mount {device} /mnt && cd /mnt/files && sha256sum -c ../sums"
     ));
     guest.run("umount /mnt");
-}
-
-/// A local address that is the same in every run, and differs between guests.
-fn mac(name: &str) -> String {
-    let sum = name.bytes().fold(0u16, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-    format!("02:00:00:00:{:02x}:{:02x}", sum >> 8, sum & 0xff)
 }
 
 /// Runs a program of this machine; panics unless it succeeds. Returns what it printed.
