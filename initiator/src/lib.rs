@@ -5,6 +5,7 @@ pub mod background;
 pub mod cli;
 pub mod engine;
 pub mod log;
+pub mod masks;
 pub mod nbd;
 pub mod outbox;
 pub mod place;

@@ -21,8 +21,9 @@ use tokio::sync::Notify;
 
 use crate::disk::{DiskFile, Disks, EngineChoice};
 use crate::engine::export::{ExportConfig, StoredState};
+use crate::engine::ledger::Record;
 use crate::engine::operation::{DiskError, DiskId};
-use crate::engine::{EngineConfig, Event, Persist, Target};
+use crate::engine::{EngineConfig, Event, Persist, ShutOut, Target};
 use crate::lanes::{Lanes, Progress};
 use crate::state::{Save, Store, summary};
 
@@ -42,8 +43,12 @@ const SIZE_CHECK_EVERY: Duration = Duration::from_secs(2);
 /// How long a worker that is told to stop finishes what is under way.
 pub(crate) const STOP_TIME: Duration = Duration::from_secs(10);
 
-/// An event of one kind and export is logged once in this time.
+/// Events of one kind and export are logged once in this time, edits a few times: they are who shut out whom.
 const LOG_EVERY: Duration = Duration::from_secs(5);
+const EDITS_LOGGED: u64 = 20;
+
+/// Stations named in one line about an edit. The report at the end has all.
+const SHUT_OUT_NAMED: usize = 32;
 
 /// Wake-ups other than those of ports, which go by the index of their interface.
 const FROM_DISKS: u64 = u64::MAX;
@@ -341,16 +346,55 @@ impl Worker {
                 counters.failures,
                 counters.repeats
             );
+            let mut records: Vec<&Record> = export.ledger.records().collect();
+            records.sort_unstable_by_key(|record| record.station.octets());
+            for record in records {
+                tracing::info!("{} {}", export.config.address, account(record, export.access.serves(record.station)));
+            }
+            if export.ledger.forgotten() > 0 {
+                let (address, forgotten) = (export.config.address, export.ledger.forgotten());
+                tracing::info!("{address}: {forgotten} more stations were used before, their records were replaced");
+            }
         }
         self.lanes.log_totals();
     }
 }
 
-/// Turns events into log lines, not more than one for each kind and export in a while: stations can cause them at
+/// What is on record of a station, as the report at the end says it.
+fn account(record: &Record, is_served: bool) -> String {
+    let Record { station, reads, writes, given_up, ignored, .. } = record;
+    let run = format!("station {station}: {reads} reads, {writes} writes");
+    if is_served && given_up + ignored == 0 {
+        return run;
+    }
+    format!("{run}, {given_up} given up, {ignored} frames ignored since it was shut out")
+}
+
+/// What an edit means for the stations it shut out, as a line about it ends.
+fn consequences(shut_out: &[ShutOut]) -> String {
+    let say = |ShutOut { station, writes }: &ShutOut| match writes {
+        Some(writes) => format!("; {station} is out after {writes} writes"),
+        None => format!("; {station} is out, its record was replaced"),
+    };
+    let named: String = shut_out.iter().take(SHUT_OUT_NAMED).map(say).collect();
+    match shut_out.len().saturating_sub(SHUT_OUT_NAMED) {
+        0 => named,
+        more => format!("{named}; {more} more are out, see the report at the end"),
+    }
+}
+
+/// Turns events into log lines, not more than a few for each kind and export in a while: stations can cause them at
 /// any rate. Bounded by the number of exports.
 #[derive(Debug, Default)]
 struct LogLimit {
-    last: BTreeMap<(Address, Kind), (Instant, u64)>,
+    last: BTreeMap<(Address, Kind), Logged>,
+}
+
+#[derive(Debug)]
+struct Logged {
+    since: Instant,
+    lines: u64,
+    left_out: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -377,9 +421,10 @@ impl LogLimit {
                     tracing::error!("{address}: {error}{more}");
                 }
             }
-            Event::Edited { address, station, state } => {
+            Event::Edited { address, station, state, shut_out } => {
                 if let Some(more) = self.admit(now, *address, Kind::Edit) {
-                    tracing::info!("{address}: {station} changed its settings to: {}{more}", summary(state));
+                    let (state, out) = (summary(state), consequences(shut_out));
+                    tracing::info!("{address}: {station} changed its settings to: {state}{out}{more}");
                 }
             }
             Event::NotStored { address } => {
@@ -390,18 +435,20 @@ impl LogLimit {
         }
     }
 
-    /// `None` when a line like this was logged just now, else how many were left out since.
+    /// `None` when enough lines like this were logged just now, else how many were left out since.
     fn admit(&mut self, now: Instant, address: Address, kind: Kind) -> Option<String> {
-        let Some((last, left_out)) = self.last.get_mut(&(address, kind)) else {
-            self.last.insert((address, kind), (now, 0));
-            return Some(String::new());
-        };
-        if now.since(*last) < LOG_EVERY {
-            *left_out += 1;
+        let lines_max = if kind == Kind::Edit { EDITS_LOGGED } else { 1 };
+        let new = Logged { since: now, lines: 0, left_out: 0 };
+        let logged = self.last.entry((address, kind)).or_insert(new);
+        if now.since(logged.since) >= LOG_EVERY {
+            (logged.since, logged.lines) = (now, 0);
+        }
+        if logged.lines == lines_max {
+            logged.left_out += 1;
             return None;
         }
-        *last = now;
-        Some(match std::mem::take(left_out) {
+        logged.lines += 1;
+        Some(match std::mem::take(&mut logged.left_out) {
             0 => String::new(),
             count => format!(" (and {count} times more)"),
         })
@@ -411,6 +458,8 @@ impl LogLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::ledger::Ledger;
+    use aoe_common::wire::MacAddr;
 
     #[test]
     fn a_flood_of_events_is_a_line_now_and_then() {
@@ -425,5 +474,37 @@ mod tests {
         }
         assert_eq!(limit.admit(start + LOG_EVERY, a, Kind::Disk).as_deref(), Some(" (and 3 times more)"));
         assert_eq!(limit.admit(start + LOG_EVERY + LOG_EVERY, a, Kind::Disk).as_deref(), Some(""));
+
+        let edits = (0..1000).filter(|_| limit.admit(start + LOG_EVERY, a, Kind::Edit).is_some());
+        assert_eq!(edits.count(), EDITS_LOGGED as usize);
+        assert!(limit.admit(start + LOG_EVERY + LOG_EVERY, a, Kind::Edit).unwrap().contains("980 times more"));
+    }
+
+    #[test]
+    fn a_line_about_an_edit_names_whom_it_shut_out_and_stays_short() {
+        let out = |n| ShutOut { station: MacAddr(2, 0, 0, 0, 0, n), writes: Some(u64::from(n)) };
+        assert_eq!(consequences(&[]), "");
+        assert_eq!(
+            consequences(&[out(7), ShutOut { writes: None, ..out(8) }]),
+            "; 02:00:00:00:00:07 is out after 7 writes; 02:00:00:00:00:08 is out, its record was replaced"
+        );
+        let crowd: Vec<_> = (0..200).map(out).collect();
+        assert!(consequences(&crowd).ends_with("; 168 more are out, see the report at the end"));
+    }
+
+    #[test]
+    fn the_report_tells_what_a_station_that_was_shut_out_had_run() {
+        let mut ledger = Ledger::default();
+        let station = MacAddr(2, 0, 0, 0, 0, 0xb);
+        let write = ledger.taken_in(station);
+        ledger.started(write, true);
+        ledger.ended(write, true);
+        let line = |ledger: &Ledger, is_served| account(ledger.of(station).unwrap(), is_served);
+        assert_eq!(line(&ledger, true), "station 02:00:00:00:00:0b: 0 reads, 1 writes");
+        ledger.ignored(station);
+        assert_eq!(
+            line(&ledger, false),
+            "station 02:00:00:00:00:0b: 0 reads, 1 writes, 0 given up, 1 frames ignored since it was shut out"
+        );
     }
 }

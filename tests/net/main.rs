@@ -1,7 +1,10 @@
 //! Our programs in network namespaces of their own.
 
 mod bad_input;
+mod fencing;
+mod growth;
 mod hostile_client;
 mod hostile_target;
 mod lab;
 mod main_job;
+mod station_record;

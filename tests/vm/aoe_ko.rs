@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use aoe_tests::net::Lab;
 use aoe_tests::net::image::assert_clean_ext4;
-use aoe_tests::vm::{Guest, filesystem_story};
+use aoe_tests::vm::{Guest, Machine, Suite, filesystem_story};
 
 /// Size of the disk.
 const BYTES: u64 = 256 << 20;
@@ -27,7 +27,11 @@ fn resize(lab: &Lab, bytes: u64) {
 
 /// A guest whose driver has found the disk by itself.
 fn guest(lab: &Lab, mtu: u32) -> Guest<'_> {
-    let guest = Guest::boot(lab, "guest", mtu);
+    guest_with(lab, mtu, Suite::Own)
+}
+
+fn guest_with(lab: &Lab, mtu: u32, kernel: Suite) -> Guest<'_> {
+    let guest = Machine::new("guest", 1).mtu(mtu).kernel(kernel).boot(lab);
     guest.run("modprobe aoe");
     guest.wait_until(Duration::from_secs(10), &format!("[ -b {DISK} ]"));
     guest
@@ -41,10 +45,10 @@ fn load(size: &str) -> String {
     )
 }
 
-fn discovered_used_and_listed(mtu: u32, payload: &str) {
+fn discovered_used_and_listed(mtu: u32, kernel: Suite, payload: &str) {
     let lab = lab(mtu);
     let target = lab.export("target", EXPORT);
-    let guest = guest(&lab, mtu);
+    let guest = guest_with(&lab, mtu, kernel);
     assert_eq!(guest.run(&format!("blockdev --getsize64 {DISK}")).trim(), BYTES.to_string());
     let listed = guest.run("/usr/sbin/aoe-stat");
     assert_eq!(listed.split_whitespace().collect::<Vec<_>>(), ["e0.1", "0.268GB", "eth0", payload, "up"]);
@@ -60,12 +64,17 @@ fn discovered_used_and_listed(mtu: u32, payload: &str) {
 
 #[test]
 fn vm_aoe_ko_at_mtu_9000() {
-    discovered_used_and_listed(9000, "8192");
+    discovered_used_and_listed(9000, Suite::Own, "8192");
 }
 
 #[test]
 fn vm_aoe_ko_at_mtu_1500() {
-    discovered_used_and_listed(1500, "1024");
+    discovered_used_and_listed(1500, Suite::Own, "1024");
+}
+
+#[test]
+fn vm_aoe_ko_of_the_backports_kernel() {
+    discovered_used_and_listed(9000, Suite::Backports, "8192");
 }
 
 #[test]

@@ -69,6 +69,15 @@ impl Guide {
         Guide { name: name.to_owned(), blocks: blocks(&text) }
     }
 
+    /// What the guide says a file of a machine holds.
+    pub fn file(&self, machine: &str, file: &str) -> &str {
+        let is_it = |block: &&Block| {
+            block.file.as_deref() == Some(file) && block.machines.iter().any(|name| name.as_str() == machine)
+        };
+        let block = self.blocks.iter().find(is_it);
+        &block.unwrap_or_else(|| panic!("docs/{}.md has no {file} of {machine}", self.name)).text
+    }
+
     /// Types all blocks of a section, in order, into the machines they name.
     pub fn follow(&self, section: &str, machines: &[(&str, &dyn Place)]) {
         let blocks: Vec<&Block> =
@@ -188,7 +197,8 @@ mod tests {
 
     #[test]
     fn a_guide_is_cut_into_blocks() {
-        let text = "# Title\n## One\ntext\n```sh alpha beta\nls\npwd\n```\n```ini beta /etc/x\n[a]\n```\n## Two\n```sh\nexample\n```\n";
+        let text = "# Title\n## One\ntext\n```sh alpha beta\nls\npwd\n```\n```ini beta /etc/x\n[a]\n```\n\
+                    ## Two\n```sh\nexample\n```\n";
         let block = |section: &str, machines: &[&str], file: Option<&str>, text: &str| Block {
             section: section.to_owned(),
             machines: machines.iter().map(|name| (*name).to_owned()).collect(),

@@ -8,6 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use super::accelerator::Accelerator;
 use super::apt::{self, Apt, Suite};
 use super::kernel::Kernel;
 use super::said;
@@ -88,6 +89,7 @@ pub(super) struct Image {
     pub kernel: Kernel,
     pub initramfs: PathBuf,
     pub root: PathBuf,
+    pub accelerator: Accelerator,
 }
 
 impl Image {
@@ -117,7 +119,9 @@ impl Image {
         }
         let chosen = if suite == Suite::Own { 0 } else { 1 };
         let kernel = kernels.into_iter().nth(chosen).expect("two kernels");
-        Image { kernel, initramfs: initramfs[chosen].clone(), root }
+        let initramfs = initramfs[chosen].clone();
+        let accelerator = Accelerator::choose(&folder, &kernel.vmlinux, &initramfs);
+        Image { kernel, initramfs, root, accelerator }
     }
 }
 

@@ -1,9 +1,10 @@
-//! iPXE boots a machine without a disk from our target.
+//! iPXE boots a machine without a disk from our target, as docs/diskless-boot.md says.
 
 use std::fs;
 use std::time::Duration;
 
 use aoe_tests::net::{Lab, Switch, tool};
+use aoe_tests::vm::guide::{Guide, LabPlace};
 
 const IPXE: &str = "/usr/lib/ipxe/ipxe.lkrn";
 const SECTOR: usize = 512;
@@ -25,14 +26,16 @@ fn boot_sector(lab: &Lab) -> Vec<u8> {
 
 #[test]
 fn vm_ipxe_boots_from_the_target() {
-    let lab = Lab::switched(&["target"], 1500);
+    let lab = Lab::switched(&["storage"], 1500);
     let mut disk = boot_sector(&lab);
     // iPXE makes up a geometry of 255 heads and 63 sectors, and boots from no disk of less than one cylinder.
     disk.resize(16 << 20, 0);
     disk[SECTOR..SECTOR + TEXT.len()].copy_from_slice(TEXT);
     fs::write(lab.path("disk.img"), &disk).expect("a disk image");
-    fs::write(lab.path("boot.ipxe"), "#!ipxe\nifopen net0\nsanboot aoe:e0.1\n").expect("a script");
-    let _target = lab.export("target", "shelf 0 slot 1 disk.img");
+    let guide = Guide::open("diskless-boot");
+    fs::write(lab.path("boot.ipxe"), guide.file("diskless", "/boot.ipxe")).expect("a script");
+    let storage = LabPlace::new(lab.host("storage"));
+    guide.follow("Export a bootable disk", &[("storage", &storage)]);
 
     lab.plug("diskless", Switch::Storage, 1500);
     let machine = lab

@@ -3,3 +3,4 @@
 mod aoe_ko;
 mod ipxe;
 mod nbd_attach;
+mod power_cut;

@@ -1,12 +1,12 @@
 //! Virtual machines with an unmodified Debian kernel, plugged into a [`Lab`]'s switch.
 //!
-//! A [`Machine`] says what a virtual machine has; booted, it is a [`Guest`]. It is emulated (qemu without KVM, so that
-//! it runs anywhere) and boots in seconds. The test types commands into it and gets their output; a command that fails
+//! A [`Machine`] says what a virtual machine has; booted, it is a [`Guest`]. It boots in seconds, also where qemu has
+//! to emulate it. The test types commands into it and gets their output; a command that fails
 //! or takes too long fails the test, and shows the guest's console. Set-ups that people follow are typed from the
 //! [`guide`]s. The guest dies with its lab. Kernels and images are made once and kept in `.build/vm`.
 
+mod accelerator;
 mod apt;
-mod clock;
 pub mod guide;
 mod image;
 mod kernel;
@@ -109,12 +109,7 @@ impl Machine {
         }
         let name = self.name;
         let [console, socket] = ["console", "agent"].map(|end| lab.path(&format!("{name}.{end}")));
-        let mut command_line = format!(
-            // The guest cannot calibrate its clocks reliably under emulation, so it is told what it would find out.
-            "console=ttyS0 panic=-1 random.trust_cpu=on mitigations=off lpj=4000000 tsc_early_khz={} tsc=reliable \
-             name={name}",
-            clock::counter_khz()
-        );
+        let mut command_line = format!("{} name={name}", image.accelerator.command_line());
         let mut taps = vec![lab.plug(name, Switch::Storage, self.mtu)];
         if self.has_lan {
             taps.push(lab.plug(name, Switch::Lan, 1500));
@@ -122,10 +117,8 @@ impl Machine {
         }
         let mut command = lab
             .switch()
-            .typed(
-                "qemu-system-x86_64 -M microvm -accel tcg,thread=multi,tb-size=192 -cpu qemu64 -nodefaults \
-                 -no-user-config -no-reboot -display none",
-            )
+            .typed("qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none")
+            .args(image.accelerator.machine().split(' '))
             .args(["-m", &self.memory_mib.to_string()])
             .args(["-kernel".as_ref(), image.kernel.vmlinux.as_os_str()])
             .args(["-initrd".as_ref(), image.initramfs.as_os_str()])
@@ -248,10 +241,15 @@ impl<'lab> Guest<'lab> {
     pub fn start(&self, script: &str) -> Job<'_> {
         let number = self.jobs.replace(self.jobs.get() + 1);
         let file = format!("/tmp/job{number}");
-        self.run(&format!("cat >{file} <<'END_OF_JOB'\n{script}\nEND_OF_JOB\n"));
-        self.run(&format!(
-            "(setsid bash -e {file} >{file}.out 2>&1; echo $? >{file}.new; mv {file}.new {file}.code) >/dev/null 2>&1 &"
-        ));
+        println!("{}& {script}", self.name);
+        let begun = self.attempt(
+            COMMAND_PATIENCE,
+            &format!(
+                "cat >{file} <<'END_OF_JOB'\n{script}\nEND_OF_JOB\n\
+                 (setsid bash -e {file} >{file}.out 2>&1; echo $? >{file}.new; mv {file}.new {file}.code) >/dev/null 2>&1 &"
+            ),
+        );
+        assert_eq!(begun.code, 0, "{}", begun.stderr);
         Job { guest: self, file, script: script.to_owned() }
     }
 

@@ -152,3 +152,52 @@ fn vm_nbd_attach_gives_up_a_dead_target() {
     guest.run(read);
     guest.run("aoe-detach /dev/nbd1");
 }
+
+/// A filesystem in use grows with the file behind it: nothing is unmounted, attached anew or started again.
+#[test]
+fn vm_nbd_attach_grows_online() {
+    const TWICE: u64 = 2 * BYTES;
+    const THRICE: u64 = 3 * BYTES;
+    let lab = lab();
+    let disk = lab.path("disk.img");
+    let grow = |bytes| {
+        std::fs::File::options().write(true).open(&disk).and_then(|file| file.set_len(bytes)).expect("a sparse file");
+    };
+    let _target = lab.export("target", EXPORT);
+    let guest = Guest::boot(&lab, "guest", 9000);
+    guest.run("modprobe nbd; aoe-attach e0.1 /dev/nbd1");
+    guest.run("mkfs.ext4 -q /dev/nbd1 && mount /dev/nbd1 /mnt && mkdir /mnt/files");
+    let load = guest.start(
+        "cd /mnt/files; n=0; until [ -e /tmp/enough ]; do n=$((n + 1)); \
+         head -c 200000 /dev/urandom >$((n % 20)) && sync || exit 1; sleep 0.1; done; sha256sum * >../sums",
+    );
+
+    grow(TWICE);
+    guest.wait_until(Duration::from_secs(30), &format!("[ $(blockdev --getsize64 /dev/nbd1) = {TWICE} ]"));
+    assert_eq!(stat(&guest)["size_bytes"], TWICE);
+    guest.run("resize2fs /dev/nbd1");
+    // More than the whole disk had before, so some of it lies behind the old end.
+    guest.run(&format!("fallocate -l {} /mnt/large", BYTES + (16 << 20)));
+    guest.run(
+        "head -c 8M /dev/urandom >/tmp/part && for at in 0 128 256; do \
+         dd if=/tmp/part of=/mnt/large bs=1M seek=$at conv=notrunc,fsync 2>/dev/null || exit 1; done",
+    );
+    assert!(load.is_running(), "the filesystem was in use all the time");
+    guest.run("touch /tmp/enough");
+    load.finish(Duration::from_secs(60));
+
+    guest.run("sync; echo 3 >/proc/sys/vm/drop_caches; cd /mnt/files && sha256sum -c ../sums");
+    guest.run("for at in 0 128 256; do cmp -n 8M -i $((at << 20)):0 /mnt/large /tmp/part || exit 1; done");
+    guest.run("umount /mnt && e2fsck -f -n /dev/nbd1");
+    assert_eq!(stat(&guest)["errors"], 0);
+
+    // It may also grow while its server is gone.
+    guest.run(&format!("kill -9 {}", stat(&guest)["pid"]));
+    grow(THRICE);
+    sleep(Duration::from_secs(4));
+    guest.run("aoe-attach e0.1 /dev/nbd1");
+    assert_eq!(guest.run("blockdev --getsize64 /dev/nbd1").trim(), THRICE.to_string());
+    guest.run("e2fsck -f -p /dev/nbd1 && resize2fs /dev/nbd1 && e2fsck -f -n /dev/nbd1");
+    guest.run("aoe-detach /dev/nbd1");
+    assert_clean_ext4(&disk);
+}

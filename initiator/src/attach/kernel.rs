@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use aoe_common::addr::Address;
 use aoe_common::ata::Identify;
+use aoe_common::frame::SECTOR;
 use aoe_common::netlink::{ConnectRequest, NbdControl, NbdError, ReconfigureRequest};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
@@ -73,8 +74,8 @@ pub enum KernelError {
 pub(super) enum Plan {
     /// This one, or the first that is free.
     Connect(Option<u32>),
-    /// One whose server crashed, by this backend.
-    TakeOver(u32, String),
+    /// One whose server crashed, by this backend, with its size in bytes.
+    TakeOver(u32, String, u64),
 }
 
 /// The files in which the kernel shows its devices and processes.
@@ -107,8 +108,14 @@ impl KernelFiles {
         }
         match pid.parse().ok().filter(|pid| self.is_ours(*pid)) {
             Some(pid) => Err(KernelError::Served { index, address, pid }),
-            None => Ok(Plan::TakeOver(index, backend)),
+            None => Ok(Plan::TakeOver(index, backend, self.size_bytes(index))),
         }
+    }
+
+    /// The kernel shows sizes in sectors of 512 bytes.
+    fn size_bytes(&self, index: u32) -> u64 {
+        let sectors = read(&self.block(index).join("size")).and_then(|size| size.parse::<u64>().ok());
+        sectors.unwrap_or(0).saturating_mul(SECTOR as u64)
     }
 
     fn block(&self, index: u32) -> PathBuf {
@@ -176,7 +183,7 @@ pub(super) fn attach(
     settings: Settings,
     serve: impl FnOnce(Vec<OwnedFd>),
 ) -> Result<u32, KernelError> {
-    if let Plan::TakeOver(index, found) = plan
+    if let Plan::TakeOver(index, found, _) = plan
         && found != backend
     {
         return Err(KernelError::OtherDisk { index: *index, found: found.clone(), ours: backend.to_owned() });
@@ -205,12 +212,19 @@ pub(super) fn attach(
             backend,
             sockets: &sockets,
         })?),
-        Plan::TakeOver(index, _) => {
+        Plan::TakeOver(index, _, had_bytes) => {
+            let has_bytes = export.size_bytes;
+            if has_bytes < *had_bytes {
+                tracing::warn!(
+                    "/dev/nbd{index} has {had_bytes} bytes and its disk only {has_bytes} now: it keeps its size, what \
+                     lies beyond fails"
+                );
+            }
             line.reconfigure(&ReconfigureRequest {
                 index: *index,
                 backend,
                 sockets: &sockets,
-                size_bytes: None,
+                size_bytes: (has_bytes > *had_bytes).then_some(has_bytes),
                 timeout_s: Some(settings.timeout_s),
                 dead_conn_timeout_s: Some(dead_conn_timeout_s),
             })?;
@@ -219,6 +233,18 @@ pub(super) fn attach(
             if watched.iter().all(is_let_go) { Err(KernelError::NotTaken(*index)) } else { Ok(*index) }
         }
     }
+}
+
+/// Tells the kernel that the disk at a device has grown. It may wait for requests under way before it answers.
+pub(super) fn grow(line: &mut impl Line, index: u32, backend: &str, size_bytes: u64) -> Result<(), NbdError> {
+    line.reconfigure(&ReconfigureRequest {
+        index,
+        backend,
+        sockets: &[],
+        size_bytes: Some(size_bytes),
+        timeout_s: None,
+        dead_conn_timeout_s: None,
+    })
 }
 
 /// Whether nobody has the other end of a socket.
@@ -287,6 +313,7 @@ mod tests {
         fs::create_dir_all(files.block(0)).unwrap();
         fs::create_dir_all(files.block(1)).unwrap();
         fs::write(files.block(1).join("pid"), format!("{pid}\n")).unwrap();
+        fs::write(files.block(1).join("size"), "2048\n").unwrap();
         if let Some(backend) = backend {
             fs::write(files.block(1).join("backend"), format!("{backend}\n")).unwrap();
         }
@@ -295,6 +322,11 @@ mod tests {
             fs::write(files.proc.join(format!("{pid}/comm")), format!("{comm}\n")).unwrap();
         }
         (folder, files)
+    }
+
+    /// /dev/nbd1, left by its server.
+    fn left(backend: &str, size_bytes: u64) -> Plan {
+        Plan::TakeOver(1, backend.into(), size_bytes)
     }
 
     #[test]
@@ -328,7 +360,7 @@ mod tests {
         for (comm, is_dead) in [(None, true), (Some("bash"), true), (Some("aoe-attach"), false)] {
             let (_folder, files) = kernel(Some("aoe:0.1:S"), 77, comm);
             match files.plan(Some(1), ADDRESS) {
-                Ok(plan) => assert!(is_dead && plan == Plan::TakeOver(1, "aoe:0.1:S".into()), "{comm:?}"),
+                Ok(plan) => assert!(is_dead && plan == left("aoe:0.1:S", 1 << 20), "{comm:?}"),
                 Err(error) => assert!(!is_dead && error.to_string().contains("process 77"), "{comm:?}: {error}"),
             }
         }
@@ -367,7 +399,8 @@ mod tests {
         }
 
         fn reconfigure(&mut self, request: &ReconfigureRequest<'_>) -> Result<(), NbdError> {
-            self.told = format!("{} {} {:?}", request.index, request.backend, request.dead_conn_timeout_s);
+            let ReconfigureRequest { index, backend, size_bytes, dead_conn_timeout_s, .. } = request;
+            self.told = format!("{index} {backend} {size_bytes:?} {dead_conn_timeout_s:?}");
             self.keep(request.sockets);
             Ok(())
         }
@@ -401,14 +434,14 @@ mod tests {
     #[test]
     fn taking_over_needs_the_same_disk() {
         let mut line = Fake { keeps: 2, ..Fake::default() };
-        let (result, served) = try_attach(&mut line, &Plan::TakeOver(1, "aoe:0.1:OTHER".into()), SETTINGS);
+        let (result, served) = try_attach(&mut line, &left("aoe:0.1:OTHER", 1 << 20), SETTINGS);
         assert!(result.unwrap_err().to_string().contains("aoe:0.1:OTHER"));
         assert!(served.is_empty() && line.told.is_empty(), "the kernel is not asked");
     }
 
     #[test]
     fn taking_over_notices_a_kernel_that_wants_no_socket() {
-        let plan = Plan::TakeOver(1, "aoe:0.1:S".into());
+        let plan = left("aoe:0.1:S", 1 << 20);
         let (result, _) = try_attach(&mut Fake::default(), &plan, SETTINGS);
         assert!(matches!(result, Err(KernelError::NotTaken(1))));
 
@@ -417,6 +450,20 @@ mod tests {
         let for_ever = Settings { dead_after_s: None, ..SETTINGS };
         let (result, _served) = try_attach(&mut line, &plan, for_ever);
         assert_eq!(result.unwrap(), 1);
-        assert_eq!(line.told, format!("1 aoe:0.1:S Some({FOR_EVER_S})"));
+        assert_eq!(line.told, format!("1 aoe:0.1:S None Some({FOR_EVER_S})"));
+    }
+
+    #[test]
+    fn a_device_grows_with_its_disk_and_does_not_shrink() {
+        let mut line = Fake { keeps: 2, ..Fake::default() };
+        grow(&mut line, 1, "aoe:0.1:S", 3 << 20).unwrap();
+        assert_eq!(line.told, "1 aoe:0.1:S Some(3145728) None");
+
+        // The disk has 1 MiB.
+        for (had_bytes, told) in [(1 << 19, "Some(1048576)"), (1 << 20, "None"), (1 << 21, "None")] {
+            let (result, _served) = try_attach(&mut line, &left("aoe:0.1:S", had_bytes), SETTINGS);
+            assert_eq!(result.unwrap(), 1);
+            assert_eq!(line.told, format!("1 aoe:0.1:S {told} Some(180)"));
+        }
     }
 }

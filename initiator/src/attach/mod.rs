@@ -22,11 +22,11 @@ use aoe_common::addr::Address;
 use aoe_common::frame::SECTOR;
 use aoe_common::link::{LinkWatch, ethernet_interfaces, monotonic_now};
 use aoe_common::mailbox::Mailbox;
-use aoe_common::netlink::NbdControl;
+use aoe_common::netlink::{NbdControl, NbdError};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
@@ -106,7 +106,9 @@ pub fn run(options: &Options, run_dir: &RunDir, ready: impl FnOnce(&Ready) -> Re
     let mailbox = Arc::new(Mailbox::<Mail>::new().map_err(io::Error::from)?);
     let (when_up, up) = oneshot::channel();
     mailbox.leave(|mail| mail.when_up = Some(when_up));
-    let server = Server::new(Device::new(monotonic_now(), config), ports, opened, Arc::clone(&mailbox))?;
+    let (tell_size, size) = watch::channel(0);
+    let device = Device::new(monotonic_now(), config);
+    let server = Server::new(device, ports, opened, Arc::clone(&mailbox), tell_size)?;
     let (tell_end, ended) = oneshot::channel();
     std::thread::Builder::new().name("aoe-data".into()).spawn(move || {
         if serves_kernel {
@@ -128,6 +130,7 @@ pub fn run(options: &Options, run_dir: &RunDir, ready: impl FnOnce(&Ready) -> Re
             place,
             began: Instant::now(),
             mailbox,
+            size,
             ended,
             control: Control::open(socket)?,
             watch,
@@ -191,6 +194,8 @@ struct Attach<'a> {
     place: Place,
     began: Instant,
     mailbox: Arc<Mailbox<Mail>>,
+    /// The size in bytes to be served, when it has grown.
+    size: watch::Receiver<u64>,
     ended: oneshot::Receiver<io::Result<Ending>>,
     control: Control,
     watch: LinkWatch,
@@ -341,6 +346,9 @@ impl Attach<'_> {
                     let service = Service { export: export.clone(), frontend: Frontend::Kernel(sockets) };
                     mailbox.leave(|mail| mail.service = Some(service));
                 })?;
+                tokio::spawn(follow_growth(self.size.clone(), index, move |size_bytes| {
+                    kernel::grow(&mut kernel::open_line()?, index, &backend, size_bytes)
+                }));
                 self.place = Place::Kernel(Some(index));
                 self.kernel = Some((index, line));
             }
@@ -405,6 +413,26 @@ impl Attach<'_> {
         }
         self.mailbox.leave(|mail| mail.leave = true);
         ending(timeout(END_PATIENCE, &mut self.ended).await.context("the data thread is stuck")?)
+    }
+}
+
+/// Tells the kernel of each growth of its disk, one after the other and only the latest, as long as it is served.
+async fn follow_growth(
+    mut size: watch::Receiver<u64>,
+    index: u32,
+    tell: impl Fn(u64) -> Result<(), NbdError> + Clone + Send + 'static,
+) {
+    while size.changed().await.is_ok() {
+        let bytes = *size.borrow_and_update();
+        let tell = tell.clone();
+        // The call may wait for requests, which may wait for the target.
+        match spawn_blocking(move || tell(bytes)).await {
+            Ok(Ok(())) => tracing::info!("/dev/nbd{index} has {bytes} bytes now"),
+            Ok(Err(error)) => {
+                tracing::error!("/dev/nbd{index} cannot grow to {bytes} bytes, attach it again for that: {error}");
+            }
+            Err(error) => tracing::error!("/dev/nbd{index} cannot grow: {error}"),
+        }
     }
 }
 
@@ -491,5 +519,35 @@ mod tests {
         assert!(what_is_lost(&Ending { unanswered: 2, ..fine }).unwrap().starts_with("2 requests"));
         assert!(what_is_lost(&Ending { flushed: Some(false), ..fine }).is_some());
         assert!(what_is_lost(&Ending { cut_off: true, ..fine }).is_some());
+    }
+
+    #[test]
+    fn the_kernel_is_told_of_growth_one_at_a_time_and_of_the_latest_only() {
+        let (tell_size, size) = watch::channel(0);
+        let (calls, called) = std::sync::mpsc::channel();
+        let (go_on, gate) = std::sync::mpsc::channel::<bool>();
+        let gate = Arc::new(std::sync::Mutex::new(gate));
+        let tell = move |bytes| {
+            calls.send(bytes).unwrap();
+            match gate.lock().unwrap().recv().unwrap() {
+                true => Ok(()),
+                false => Err(NbdError::Timeout),
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let follower = std::thread::spawn(move || runtime.block_on(follow_growth(size, 1, tell)));
+        let next = || called.recv_timeout(PATIENCE).unwrap();
+
+        tell_size.send_replace(512);
+        assert_eq!(next(), 512);
+        tell_size.send_replace(1024);
+        tell_size.send_replace(2048);
+        assert!(called.recv_timeout(Duration::from_millis(50)).is_err(), "the first call has not ended");
+        go_on.send(false).unwrap();
+        assert_eq!(next(), 2048, "a failure does not end it");
+        go_on.send(true).unwrap();
+        drop(tell_size);
+        follower.join().unwrap();
+        assert!(called.recv().is_err(), "nothing more is told");
     }
 }

@@ -15,7 +15,7 @@ use aoe_common::mailbox::Mailbox;
 use aoe_common::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::client::Client;
 use super::socket::Listener;
@@ -120,6 +120,8 @@ pub(super) struct Server {
     ports: Ports,
     outbox: Outbox,
     mailbox: Arc<Mailbox<Mail>>,
+    /// The size in bytes that clients may use, when it has grown.
+    grown: watch::Sender<u64>,
     epoll: Epoll,
     service: Option<(ExportInfo, Option<Listener>)>,
     is_kernel: bool,
@@ -138,10 +140,17 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub fn new(mut device: Device, ports: Ports, opened: Vec<Change>, mailbox: Arc<Mailbox<Mail>>) -> io::Result<Self> {
+    /// Whoever listens to `grown` hears of the disk's new size in bytes, once clients may use it.
+    pub fn new(
+        mut device: Device,
+        ports: Ports,
+        opened: Vec<Change>,
+        mailbox: Arc<Mailbox<Mail>>,
+        grown: watch::Sender<u64>,
+    ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(mailbox.as_ref(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
-        watch(&epoll, &ports, &opened)?;
+        watch_ports(&epoll, &ports, &opened)?;
         let now = monotonic_now();
         opened.into_iter().for_each(|(id, info)| device.set_port(now, id, info));
         Ok(Self {
@@ -149,6 +158,7 @@ impl Server {
             ports,
             outbox: Outbox::default(),
             mailbox,
+            grown,
             epoll,
             service: None,
             is_kernel: false,
@@ -346,7 +356,7 @@ impl Server {
         let now = monotonic_now();
         if let Some(interfaces) = mail.interfaces {
             let changes = self.ports.follow(&interfaces);
-            watch(&self.epoll, &self.ports, &changes)?;
+            watch_ports(&self.epoll, &self.ports, &changes)?;
             changes.into_iter().for_each(|(id, info)| self.device.set_port(now, id, info));
         }
         if let Some(service) = mail.service {
@@ -384,7 +394,23 @@ impl Server {
                 self.service = Some((export, Some(listener)));
             }
         }
+        // It may have grown since the main thread looked.
+        self.follow_growth();
         Ok(())
+    }
+
+    /// Lets clients use what the disk has grown by. What they were told is never taken back: a mounted filesystem does
+    /// not survive that, while requests beyond the end of a disk that shrank only fail.
+    fn follow_growth(&mut self) {
+        let (Some((export, _)), Some(disk)) = (&mut self.service, self.device.disk()) else { return };
+        let size_bytes = disk.sectors * SECTOR as u64;
+        if size_bytes <= export.size_bytes || self.leaving.is_some() {
+            return;
+        }
+        export.size_bytes = size_bytes;
+        self.clients.iter_mut().flatten().for_each(|client| client.session.grow(size_bytes));
+        // Last, so that the kernel asks for nothing that would be refused.
+        self.grown.send_replace(size_bytes);
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -419,8 +445,12 @@ impl Server {
                     identify.serial,
                     identify.sectors
                 ),
+                Event::Resized { before, now } if now > before => {
+                    tracing::info!("{device} has grown from {before} to {now} sectors");
+                    self.follow_growth();
+                }
                 Event::Resized { before, now } => tracing::warn!(
-                    "{device} had {before} sectors and has {now} now: attach it again to use the new size"
+                    "{device} shrank from {before} to {now} sectors: it keeps its size here, what lies beyond fails"
                 ),
                 Event::BadAnswers => {
                     tracing::warn!("{device}: a request failed, the answers of the target make no sense");
@@ -509,7 +539,7 @@ impl Server {
 }
 
 /// Watches ports that were opened. Those that were closed have left the watch with their descriptor.
-fn watch(epoll: &Epoll, ports: &Ports, changes: &[Change]) -> io::Result<()> {
+fn watch_ports(epoll: &Epoll, ports: &Ports, changes: &[Change]) -> io::Result<()> {
     for fd in changes.iter().filter_map(|(id, info)| info.and_then(|_| ports.fd(*id))) {
         epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, PORT))?;
     }
@@ -555,7 +585,8 @@ mod tests {
             hold_writes: Duration::ZERO,
         };
         let device = Device::new(monotonic_now(), config);
-        let server = Server::new(device, Ports::none(), Vec::new(), Arc::clone(&mailbox)).unwrap();
+        let server =
+            Server::new(device, Ports::none(), Vec::new(), Arc::clone(&mailbox), watch::Sender::new(0)).unwrap();
         (mailbox, std::thread::spawn(move || server.run()))
     }
 

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod detach;
 pub mod discover;
+pub mod fence;
 pub mod stat;
 
 use std::io::{self, Write};
@@ -105,9 +106,13 @@ mod tests {
 
     #[test]
     fn the_command_lines_are_consistent() {
-        for command in
-            [attach::Args::command(), detach::Args::command(), discover::Args::command(), stat::Args::command()]
-        {
+        for command in [
+            attach::Args::command(),
+            detach::Args::command(),
+            discover::Args::command(),
+            fence::Args::command(),
+            stat::Args::command(),
+        ] {
             let help = command.clone().render_long_help().to_string();
             assert!(help.contains("Example") && help.contains("Exit codes"), "{help}");
             command.debug_assert();

@@ -4,7 +4,8 @@ use aoe_common::addr::Address;
 use aoe_common::ata::{LOG_STATION_IDENTITY, command};
 use aoe_common::frame::{HEADROOM, MAX_SECTORS, MIN_FRAME, SECTOR};
 use aoe_common::wire::{
-    AtaFlags, AtaRepr, BROADCAST, Command, ConfigCommand, ConfigRepr, EthernetRepr, Frame, HeaderRepr, MacAddr, VERSION,
+    AtaFlags, AtaRepr, BROADCAST, Command, ConfigCommand, ConfigRepr, DirectiveRepr, EthernetRepr, Frame, HeaderRepr,
+    MacAddr, MaskCommand, MaskRepr, VERSION,
 };
 
 /// The longest frame an engine writes, in bytes.
@@ -44,6 +45,17 @@ pub fn config_query(source: MacAddr, address: Address, tag: u32, out: &mut [u8])
     let envelope = Envelope { source, destination: BROADCAST, address, tag };
     ConfigRepr::request(ConfigCommand::Read, b"").emit(envelope.emit(Command::Config, out));
     MIN_FRAME
+}
+
+/// Asks a target for a device's mask list, or to edit it. Writes a frame and returns its length.
+pub fn mask_request(envelope: &Envelope, command: MaskCommand, directives: &[DirectiveRepr], out: &mut [u8]) -> usize {
+    let body_len = MaskRepr::FIXED_LEN + directives.len() * MaskRepr::DIRECTIVE_LEN;
+    let len = (HEADROOM - AtaRepr::WIRE_LEN + body_len).max(MIN_FRAME);
+    out[..len].fill(0);
+    let directive_count = u8::try_from(directives.len()).expect("no more directives than a frame can count");
+    let repr = MaskRepr { command, error: None, directive_count };
+    repr.emit(directives.iter().copied(), envelope.emit(Command::Mask, out));
+    len
 }
 
 /// Asks a target what its disk is. Writes a frame and returns its length.

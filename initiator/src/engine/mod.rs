@@ -1,7 +1,8 @@
 //! The initiator engine: requests and frames go in, frames and completions come out.
 //!
 //! Values without sockets, files, threads or clocks. [`Device`] serves the requests to one AoE disk over any
-//! number of paths; [`Discovery`] finds disks. The contract with their driver:
+//! number of paths; [`Discovery`] finds disks; [`Masking`] reads and edits who may use them. The contract with their
+//! driver:
 //!
 //! 1. `handle_*` and `submit` take an input and the current time, never block and do bounded work.
 //! 2. After any input the driver pulls `poll_transmit` until `None` (each frame is written into a buffer of
@@ -16,6 +17,7 @@
 mod device;
 mod discovery;
 mod frames;
+mod masking;
 mod path;
 mod quarantine;
 mod rtt;
@@ -27,6 +29,7 @@ pub use device::{
 };
 pub use discovery::{Discovery, FOUND_MAX, Found};
 pub use frames::FRAME_MAX;
+pub use masking::{DIRECTIVES_MAX, EXPORTS_MAX, MaskList, Masking, Round, TARGETS_MAX, Trouble};
 pub use path::{PATHS_MAX, PathState, WINDOW_MAX};
 pub use quarantine::QUARANTINE;
 

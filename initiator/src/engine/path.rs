@@ -60,6 +60,8 @@ pub struct Path {
     pub question: Question,
     /// Tag of the question that is under way.
     pub question_tag: Option<u32>,
+    /// When it was sent.
+    pub asked_at: Instant,
     /// The target knows us by our identity on this path, not by our MAC address alone.
     pub registered: bool,
 }
@@ -88,6 +90,7 @@ impl Path {
             resends: 0,
             question: Question::Identify,
             question_tag: None,
+            asked_at: now,
             registered: false,
         }
     }

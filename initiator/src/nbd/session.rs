@@ -316,6 +316,16 @@ impl Session {
         }
     }
 
+    /// The export has grown. Requests may reach up to its new end from now on, also those of a client that was told
+    /// the old one.
+    ///
+    /// Panics if it is smaller: a client cannot be told.
+    pub fn grow(&mut self, size_bytes: u64) {
+        assert!(size_bytes >= self.export.size_bytes, "an export that is served does not shrink");
+        self.export.size_bytes = size_bytes;
+        self.export.assert_valid();
+    }
+
     /// The peer sends no more. What it sent before is still carried out and answered.
     pub fn input_ended(&mut self) {
         self.input_ended = true;

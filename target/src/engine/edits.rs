@@ -3,13 +3,16 @@
 //! An edit is applied at once, so that nobody it shuts out gets in any more. It is answered when it is stored
 //! and no write of a station that it shut out is running.
 
-use aoe_common::wire::{ConfigRepr, ErrorCode, Frame, Malformed, MaskCommand, MaskError, MaskRepr, ReserveRepr};
+use aoe_common::wire::{
+    ConfigRepr, ErrorCode, Frame, MacAddr, Malformed, MaskCommand, MaskError, MaskRepr, ReserveRepr,
+};
 
+use super::access::Access;
 use super::config_string;
 use super::config_string::Verdict;
-use super::export::StoredState;
+use super::export::{Export, StoredState};
 use super::operation::{DiskId, OperationId};
-use super::{Edit, EditKind, Event, Persist, ReplyTo, Storage, Target, Work};
+use super::{Edit, EditKind, Event, Persist, ReplyTo, ShutOut, Storage, Target, Work};
 
 impl Target {
     pub(super) fn config_request(&mut self, index: u32, to: &ReplyTo, frame: &Frame<'_>) {
@@ -133,6 +136,8 @@ impl Target {
                 self.repeats.abandon(key);
             }
             self.pool.give(request.buffer.expect("waiting requests hold their buffer"));
+            let record = request.record.expect("all but flushes are on record");
+            self.exports[index as usize].ledger.given_up(record);
             let mut ready = Vec::new();
             self.exports[index as usize].ordering.finish(id, |id| ready.push(id));
             for id in ready {
@@ -161,7 +166,8 @@ impl Target {
         let state = export.stored();
         if state != edit.before {
             let address = export.config.address;
-            self.report(Event::Edited { address, station: edit.to.station, state });
+            let shut_out = self.shut_out_by(index, &edit.before);
+            self.report(Event::Edited { address, station: edit.to.station, state, shut_out });
         }
         match edit.kind {
             EditKind::ConfigString(command) => self.answer_config(&edit.to, index, command, None),
@@ -169,6 +175,26 @@ impl Target {
             EditKind::Mask(Some((error, at))) => self.answer_mask_failure(&edit.to, error, at),
             EditKind::Reservation(command) => self.answer_reservation(&edit.to, index, command, None),
         }
+    }
+
+    /// The stations that were served with the settings before an edit, and are no longer.
+    fn shut_out_by(&self, index: u32, before: &StoredState) -> Vec<ShutOut> {
+        let StoredState { mask, reservation, .. } = before.clone();
+        let Export { access, ledger, .. } = &self.exports[index as usize];
+        let before = Access { allow: access.allow.clone(), mask, reservation };
+        let listed = before.mask.iter().chain(&before.reservation).copied();
+        let mut stations: Vec<MacAddr> = ledger.records().map(|record| record.station).chain(listed).collect();
+        stations.retain(|station| before.serves(*station) && !access.serves(*station));
+        stations.sort_unstable_by_key(|station| station.octets());
+        stations.dedup();
+        let shut_out = stations.into_iter().map(|station| match ledger.of(station) {
+            Some(record) => {
+                assert!(record.writing() == 0, "an edit is answered when no write of whom it shuts out is running");
+                ShutOut { station, writes: Some(record.writes) }
+            }
+            None => ShutOut { station, writes: (ledger.forgotten() == 0).then_some(0) },
+        });
+        shut_out.collect()
     }
 
     /// r11 has no better word for "I cannot keep this".

@@ -8,6 +8,7 @@ use aoe_common::wire::MacAddr;
 use super::access::Access;
 use super::ata::TRIM_SECTORS_MAX;
 use super::durability::{CacheMode, Durability};
+use super::ledger::Ledger;
 use super::operation::OperationId;
 
 /// Requests of one export that may run or wait at a time; more are dropped, as a full queue on the wire would.
@@ -102,6 +103,8 @@ pub struct Export {
     pub durability: Durability,
     /// What it has done.
     pub counters: Counters,
+    /// For whom.
+    pub ledger: Ledger,
 }
 
 impl Export {
@@ -119,6 +122,7 @@ impl Export {
             flushes: Flushes::default(),
             durability,
             counters: Counters::default(),
+            ledger: Ledger::default(),
         }
     }
 

@@ -25,6 +25,7 @@ pub mod config_string;
 pub mod durability;
 mod edits;
 pub mod export;
+pub mod ledger;
 pub mod operation;
 pub mod pool;
 pub mod repeats;
@@ -43,6 +44,7 @@ use aoe_common::wire::{
 
 use self::ata::Failure;
 use self::export::{Export, ExportConfig, StoredState};
+use self::ledger::RecordId;
 use self::operation::{DiskCompletion, DiskError, DiskId, DiskOperation, OperationId};
 use self::pool::Pool;
 use self::repeats::{Outcome, Repeats, RequestKey};
@@ -123,12 +125,23 @@ pub enum Event {
         station: MacAddr,
         /// What it is now.
         state: StoredState,
+        /// Whom that shut out.
+        shut_out: Vec<ShutOut>,
     },
     /// Such a change could not be stored and was taken back.
     NotStored {
         /// The export.
         address: Address,
     },
+}
+
+/// A station that an edit shut out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShutOut {
+    /// The station.
+    pub station: MacAddr,
+    /// Its writes that were run, ever: there will be no more. `None` when its record was replaced.
+    pub writes: Option<u64>,
 }
 
 /// Where an answer goes.
@@ -168,6 +181,8 @@ struct Request {
     buffer: Option<FrameBuffer>,
     /// For those that change the disk.
     key: Option<RequestKey>,
+    /// For all but flushes.
+    record: Option<RecordId>,
     /// Its station was shut out while it ran, and an edit waits for its end.
     draining: bool,
 }
@@ -380,6 +395,8 @@ impl Target {
         }
         let mut request = self.take_request(id);
         request.buffer = Some(buffer);
+        let record = request.record.expect("all but flushes are on record");
+        self.exports[request.export as usize].ledger.ended(record, request.work.writes());
         self.settle(request.export, id);
         let outcome = if cut_off {
             // Its station was shut out between two ranges: the rest never ran, and the answer must not hide it.
@@ -459,6 +476,7 @@ impl Target {
         let station = frame.ethernet.source;
         if !export.access.hears(station) {
             export.counters.refused += 1;
+            export.ledger.ignored(station);
             return;
         }
         let to = ReplyTo {

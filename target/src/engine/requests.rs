@@ -35,6 +35,7 @@ impl Target {
         let identifies = ata.command == command::IDENTIFY_DEVICE;
         if !identifies && !export.access.serves(to.station) {
             export.counters.refused += 1;
+            export.ledger.ignored(to.station);
             self.answer_registers(to, Some(ErrorCode::Reserved), &ata);
             return;
         }
@@ -176,7 +177,9 @@ impl Target {
             return false;
         };
         buffer.payload_mut(data.len()).copy_from_slice(data);
-        let request = Request { export: index, to: *to, ata: *ata, work, buffer: Some(buffer), key, draining: false };
+        let record = Some(self.exports[index as usize].ledger.taken_in(to.station));
+        let buffer = Some(buffer);
+        let request = Request { export: index, to: *to, ata: *ata, work, buffer, key, record, draining: false };
         let id = self.insert_request(request);
         let export = &mut self.exports[index as usize];
         if export.ordering.admit(id, footprint) {
@@ -191,6 +194,12 @@ impl Target {
     pub(super) fn start(&mut self, id: OperationId) {
         let request = self.requests[id.0 as usize].as_mut().expect("only known requests start");
         let buffer = request.buffer.take().expect("a request starts once");
+        // A flush has none, and of a TRIM its first part counts.
+        if let Some(record) = request.record
+            && !matches!(request.work, Work::Trim { next: 1.., .. })
+        {
+            self.exports[request.export as usize].ledger.started(record, request.work.writes());
+        }
         let offset = request.ata.lba() * SECTOR as u64;
         let kind = match request.work {
             Work::Read { sectors, .. } => DiskOperationKind::Read { offset, len: u32::from(sectors) * SECTOR as u32 },
@@ -297,6 +306,7 @@ impl Target {
             work: Work::Flush { turn_cache_off },
             buffer: Some(buffer),
             key: None,
+            record: None,
             draining: false,
         };
         let id = self.insert_request(request);

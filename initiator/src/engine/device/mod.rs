@@ -358,6 +358,8 @@ pub struct Device {
     next_path: usize,
     tags: Tags,
     disk: Option<Identify>,
+    /// When its size changed last.
+    resized_at: Instant,
     settle_at: Option<Instant>,
     ask_at: Instant,
     requests: Vec<Option<Active>>,
@@ -403,6 +405,7 @@ impl Device {
             next_path: 0,
             tags: Tags::new(config.tag_start),
             disk: None,
+            resized_at: now,
             settle_at: None,
             ask_at: now,
             requests: Vec::new(),

@@ -51,7 +51,7 @@ impl Device {
                 let was_silent = path.losses > 0;
                 // An unasked answer tells of a change: the target started anew, or its disk has another size.
                 // A routine one is a chance to learn of the same.
-                self.ask_path(index);
+                self.ask_path(now, index);
                 if was_silent {
                     self.lose_flights_of(index);
                 }
@@ -71,8 +71,9 @@ impl Device {
     }
 
     /// Asks a path what it is to be asked, and waits for the answer.
-    fn ask_path(&mut self, index: usize) {
+    fn ask_path(&mut self, now: Instant, index: usize) {
         let question = self.paths[index].question;
+        self.paths[index].asked_at = now;
         self.paths[index].question_tag = self.send_question(index, question);
     }
 
@@ -101,7 +102,7 @@ impl Device {
         }
         self.paths[index].state =
             PathState::Identifying { attempts: attempts + 1, again: now + Path::identify_timeout(attempts) };
-        self.ask_path(index);
+        self.ask_path(now, index);
     }
 
     pub(super) fn handle_identify(&mut self, now: Instant, index: usize, result: Result<(), IoError>, data: &[u8]) {
@@ -134,6 +135,12 @@ impl Device {
         if let Some(known) = known
             && known.sectors != identify.sectors
         {
+            if self.paths[index].asked_at < self.resized_at {
+                // Overtaken on its way by a newer answer on another path; else it would undo a growth.
+                self.ask_path(now, index);
+                return;
+            }
+            self.resized_at = now;
             self.report(Event::Resized { before: known.sectors, now: identify.sectors });
         }
         let exactly_once = identify.exactly_once;

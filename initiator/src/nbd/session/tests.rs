@@ -795,3 +795,33 @@ proptest! {
         prop_assert_eq!((session.held_requests, session.held_bytes, session.in_flight()), (0, 0, 0));
     }
 }
+
+#[test]
+fn an_export_that_grows_takes_requests_up_to_its_new_end() {
+    const OLD_END: u64 = 1 << 20;
+    let mut transmitting = Session::transmitting(export());
+    let mut negotiated = Session::negotiating(export());
+    let shake_hands = |session: &mut Session| converse(session, &mut Disk::new(), &handshake(false), || usize::MAX);
+    assert_eq!(shake_hands(&mut negotiated), handshake_answer(false));
+    for session in [&mut transmitting, &mut negotiated] {
+        assert_eq!(feed_all(session, &read(1, OLD_END, 512)), []);
+        assert_eq!(sent(session), simple(22, 1, b""));
+        session.grow(2 * OLD_END);
+        let requests = feed_all(session, &[read(2, OLD_END, 512), write(3, 2 * OLD_END - 512, &[7; 512])].concat());
+        assert_eq!(requests.len(), 2);
+        assert_eq!(feed_all(session, &read(4, 2 * OLD_END, 512)), []);
+        assert_eq!(sent(session), simple(22, 4, b""));
+    }
+
+    // Who has not asked yet is told the new size.
+    let mut late = Session::negotiating(export());
+    late.grow(2 * OLD_END);
+    let answer = shake_hands(&mut late);
+    assert!(answer.windows(8).any(|bytes| bytes == (2 * OLD_END).to_be_bytes()), "{answer:02x?}");
+}
+
+#[test]
+#[should_panic(expected = "does not shrink")]
+fn an_export_does_not_shrink_under_a_client() {
+    Session::transmitting(export()).grow(512);
+}

@@ -316,3 +316,100 @@ fn a_station_that_shuts_itself_out_still_gets_that_answer() {
     assert_eq!(bench.answer(&admit(A, 1, &[B])).body()[..4], [0, 1, 0, 1]);
     bench.silent(&mask(A, 2, MaskCommand::Read, &[]));
 }
+
+// ---- The record of stations ----------------------------------------------------------------------------------------
+
+/// Reads, writes, requests given up, frames ignored.
+fn record(bench: &Bench, station: MacAddr) -> Option<(u64, u64, u64, u64)> {
+    bench.export().ledger.of(station).map(|it| (it.reads, it.writes, it.given_up, it.ignored))
+}
+
+/// Whom the last edit shut out.
+fn shut_out(bench: &mut Bench) -> Vec<ShutOut> {
+    match bench.events().pop() {
+        Some(Event::Edited { shut_out, .. }) => shut_out,
+        other => panic!("no edit: {other:?}"),
+    }
+}
+
+#[test]
+fn writes_that_waited_are_never_on_record_as_run() {
+    for edit in shutting_out_b() {
+        let mut bench = Bench::new();
+        bench.answer(&write(B, 1, 8, 0x11));
+        bench.answer(&read(B, 2, 8, 1));
+        bench.receive(&write(A, 3, 0, 0x22));
+        bench.receive(&write(B, 4, 0, 0x33));
+        bench.receive(&trim(B, 5, &[(0, 1)]));
+        bench.receive(&read(B, 6, 0, 1));
+        assert_eq!(record(&bench, B), Some((1, 1, 0, 0)), "what waits has not run");
+        bench.receive(&edit);
+        assert_eq!(shut_out(&mut bench), [ShutOut { station: B, writes: Some(1) }]);
+        bench.run();
+        bench.take();
+        bench.ask(&write(B, 7, 0, 0x44));
+        assert_eq!((record(&bench, B), bench.sector(0)), (Some((1, 1, 3, 1)), 0x22));
+        assert_eq!(record(&bench, A), Some((0, 1, 0, 0)));
+    }
+}
+
+#[test]
+fn running_writes_are_on_record_before_the_edit_is_answered() {
+    for edit in shutting_out_b() {
+        let mut bench = Bench::new();
+        bench.receive(&write(B, 1, 0, 0x11));
+        bench.receive(&trim(B, 2, &[(10, 1), (20, 1)]));
+        bench.receive(&command48(B, 3, command::ZERO_EXT, 30, 1));
+        bench.receive(&edit);
+        assert_eq!(bench.events(), [], "the edit waits");
+        assert_eq!(bench.export().ledger.of(B).map(|record| (record.writes, record.writing())), Some((3, 3)));
+        bench.run();
+        assert_eq!(shut_out(&mut bench), [ShutOut { station: B, writes: Some(3) }]);
+        assert_eq!(bench.export().ledger.of(B).map(|record| (record.writes, record.writing())), Some((3, 0)));
+        bench.take();
+    }
+}
+
+#[test]
+fn a_write_that_failed_or_came_twice_is_on_record_once() {
+    let mut bench = Bench::new();
+    bench.receive(&write(B, 1, 0, 0x11));
+    bench.receive(&write(B, 1, 0, 0x11));
+    bench.end(0, Err(DiskError::NoSpace));
+    bench.take();
+    bench.answer(&write(B, 1, 0, 0x11));
+    bench.answer(&trim(B, 2, &[(0, 1), (10, 1), (20, 1)]));
+    bench.answer(&flush(B, 3));
+    assert_eq!(record(&bench, B), Some((0, 2, 0, 0)));
+}
+
+#[test]
+fn whom_an_edit_shuts_out_is_told_though_it_never_wrote_and_nobody_else_is() {
+    let mut bench = Bench::new();
+    bench.answer(&write(C, 1, 0, 0x11));
+    bench.answer(&admit(A, 2, &[A, B]));
+    assert_eq!(shut_out(&mut bench), [ShutOut { station: C, writes: Some(1) }]);
+    let remove = |tag, mac| mask(A, tag, MaskCommand::Edit, &[(DirectiveCommand::Delete, mac)]);
+    bench.answer(&remove(3, B));
+    assert_eq!(shut_out(&mut bench), [ShutOut { station: B, writes: Some(0) }], "C was out already");
+    bench.answer(&config(A, 4, ConfigCommand::Set, b"abc"));
+    assert_eq!(shut_out(&mut bench), []);
+    bench.answer(&admit(A, 5, &[C]));
+    assert_eq!(shut_out(&mut bench), []);
+    assert_eq!(bench.answer(&write(C, 6, 0, 0x22)).outcome(), OK);
+    bench.answer(&reserve(A, 7, ReserveCommand::Set, &[A]));
+    assert_eq!(shut_out(&mut bench), [ShutOut { station: C, writes: Some(2) }]);
+}
+
+#[test]
+fn an_edit_that_is_taken_back_shuts_nobody_out() {
+    let mut bench = Bench::with(PERSISTENT, [export(2)]);
+    bench.receive(&write(B, 1, 0, 0x11));
+    bench.receive(&admit(A, 2, &[A]));
+    bench.stored(false);
+    assert_eq!(bench.events(), [Event::NotStored { address: Address::new(1, 2) }]);
+    bench.run();
+    bench.take();
+    bench.answer(&write(B, 3, 0, 0x22));
+    assert_eq!(record(&bench, B), Some((0, 2, 0, 0)));
+}

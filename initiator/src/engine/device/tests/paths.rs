@@ -243,6 +243,40 @@ fn a_disk_that_grows_is_reported_and_usable_in_its_new_length() {
 }
 
 #[test]
+fn growth_is_noticed_though_its_advert_is_lost_and_nothing_is_asked_of_the_disk() {
+    let mut world = World::up(Target::new(ours()));
+    world.targets[0].identify.sectors = DISK + 8;
+    world.run(ASK_CALMLY + LATENCY * 4);
+    assert_eq!(world.events, [Event::Resized { before: DISK, now: DISK + 8 }]);
+}
+
+#[test]
+fn an_answer_that_was_overtaken_does_not_undo_a_growth() {
+    let mut world = up(ours());
+    // Asked before the disk grows; the answer is slow.
+    world.fate = Box::new(|sent| if sent.port == OTHER_PORT && sent.ata.is_some() { Fate::Held } else { Fate::Arrive });
+    world.advertise(OTHER_PORT);
+    let asked = world.held.iter().find(|sent| sent.command() == command::IDENTIFY_DEVICE).unwrap().clone();
+    let old = Answer { data: ours().emit().to_vec(), ..Answer::default() };
+    world.run(ms(1));
+    world.targets[0].identify.sectors = DISK + 8;
+    world.advertise(PORT);
+    world.run(LATENCY * 4);
+    assert_eq!(world.events, [Event::Resized { before: DISK, now: DISK + 8 }]);
+    world.unmute();
+    world.hear(OTHER_PORT, &answer_frame(&asked, target_mac(OTHER_PORT), &old));
+    world.run(LATENCY * 4);
+    assert_eq!((world.events.len(), world.device.disk().unwrap().sectors), (1, DISK + 8), "it is asked again");
+
+    // One that is asked afterwards counts.
+    world.targets[0].identify.sectors = DISK;
+    world.advertise(OTHER_PORT);
+    world.run(LATENCY * 4);
+    assert_eq!(world.events.last(), Some(&Event::Resized { before: DISK + 8, now: DISK }));
+    assert_eq!(world.complete(read_of(DISK, 1)).result, Err(IoError::OutOfRange));
+}
+
+#[test]
 fn no_more_paths_are_kept_than_there_is_room_for() {
     let mut world = World::up(Target::new(ours()));
     for n in 0..100 {

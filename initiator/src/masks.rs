@@ -1,0 +1,113 @@
+//! The mask lists of exports, read and edited from this host: [`Masking`] with ports and a clock.
+
+use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aoe_common::addr::Address;
+use aoe_common::link::monotonic_now;
+use aoe_common::time::{Duration, Instant};
+use aoe_common::wire::{DirectiveRepr, MacAddr};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::engine::{MaskList, Masking, Trouble, tag_start};
+use crate::outbox::Outbox;
+use crate::ports::{Ports, PortsError};
+
+/// How long to listen for targets even if all that were asked for have answered.
+const LISTEN: Duration = Duration::from_secs(1);
+
+/// Frames taken from a port before the others get their turn.
+const FRAMES_PER_TURN: usize = 256;
+
+/// Why lists could not be read or edited.
+#[derive(Debug, thiserror::Error)]
+pub enum MasksError {
+    /// No port can be opened.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
+    /// No port is open.
+    #[error("no target can be asked {0}")]
+    NoPort(String),
+    /// Waiting failed.
+    #[error("cannot wait for answers: {0}")]
+    Wait(#[from] io::Error),
+    /// The targets did not all do their part.
+    #[error("{}", join(.0))]
+    Troubles(Vec<Trouble>),
+}
+
+fn join(troubles: &[Trouble]) -> String {
+    let texts: Vec<_> = troubles.iter().map(ToString::to_string).collect();
+    texts.join("; ")
+}
+
+/// A conversation with all targets of some exports. See the [module](self).
+#[derive(Debug)]
+pub struct Masks {
+    ports: Ports,
+    outbox: Outbox,
+    masking: Masking,
+}
+
+impl Masks {
+    /// Begins a conversation about these exports on the named interfaces, or on all. Every one of `required` has to
+    /// serve every export; `timeout` is for reading and editing together. The bounds of [`Masking`] apply.
+    pub fn open(
+        interfaces: Vec<String>,
+        exports: &[Address],
+        required: Vec<MacAddr>,
+        timeout: Duration,
+    ) -> Result<Self, MasksError> {
+        let (ports, opened) = Ports::open(interfaces)?;
+        if ports.ids().next().is_none() {
+            return Err(MasksError::NoPort(ports.describe()));
+        }
+        let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+        let now = monotonic_now();
+        let known = opened.into_iter().filter_map(|(id, info)| Some((id, info?)));
+        let (listen_until, deadline) = (now + LISTEN.min(timeout / 2), now + timeout);
+        let exports = exports.iter().copied();
+        let masking = Masking::new(now, listen_until, deadline, exports, required, tag_start(micros), known);
+        Ok(Self { ports, outbox: Outbox::default(), masking })
+    }
+
+    /// The lists of all targets.
+    pub fn read(&mut self) -> Result<Vec<MaskList>, MasksError> {
+        self.converse()
+    }
+
+    /// Has all targets edit their lists, after they have been read, and reads them again.
+    pub fn edit(&mut self, directives: Vec<DirectiveRepr>) -> Result<Vec<MaskList>, MasksError> {
+        self.masking.edit(monotonic_now(), directives).map_err(MasksError::Troubles)?;
+        self.converse()
+    }
+
+    fn converse(&mut self) -> Result<Vec<MaskList>, MasksError> {
+        loop {
+            let now = monotonic_now();
+            self.ports.receive(FRAMES_PER_TURN, true, |port, frame| self.masking.handle_frame(now, port, frame));
+            self.outbox.transmit(now, &mut self.ports, |out| self.masking.poll_transmit(now, out));
+            if let Some(outcome) = self.masking.outcome(now) {
+                outcome.map_err(MasksError::Troubles)?;
+                let lists: Vec<_> = self.masking.lists().collect();
+                tracing::debug!("lists {}: {lists:?}", self.ports.describe());
+                return Ok(lists);
+            }
+            self.wait(now)?;
+        }
+    }
+
+    /// Waits for frames, or until something is due.
+    fn wait(&self, now: Instant) -> io::Result<()> {
+        let due = self.outbox.poll_timeout().into_iter().fold(self.masking.poll_timeout(now), Instant::min);
+        let millis = due.since(now).as_nanos().div_ceil(1_000_000);
+        let timeout = PollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX));
+        let fds = self.ports.ids().filter_map(|id| self.ports.fd(id));
+        let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
