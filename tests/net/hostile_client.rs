@@ -112,7 +112,14 @@ impl Siege {
             if answer.get(field::TAG) == question.get(field::TAG) {
                 return answers;
             }
-            answers.push(answer);
+            // A question that was asked twice may be answered twice, the second time while the next one waits.
+            let is_older_question = answer.get(field::TAG).is_some_and(|tag| {
+                let asked = !u32::from_be_bytes(tag.try_into().expect("four bytes"));
+                (1 << 31..self.tag).contains(&asked)
+            });
+            if !is_older_question {
+                answers.push(answer);
+            }
         }
     }
 

@@ -73,7 +73,7 @@ fn vm_aoe_ko_at_mtu_1500() {
 }
 
 #[test]
-fn vm_aoe_ko_of_the_backports_kernel() {
+fn vm_aoe_ko_with_the_backports_kernel() {
     discovered_used_and_listed(9000, Suite::Backports, "8192");
 }
 

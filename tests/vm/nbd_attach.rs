@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aoe_tests::net::image::assert_clean_ext4;
 use aoe_tests::net::{Lab, wait_for};
-use aoe_tests::vm::{Guest, filesystem_story};
+use aoe_tests::vm::{Guest, Machine, Suite, filesystem_story};
 use serde_json::Value;
 
 /// Size of the disk.
@@ -39,10 +39,19 @@ fn stat(guest: &Guest<'_>) -> Value {
 
 #[test]
 fn vm_nbd_attach() {
+    attached_used_and_detached(Suite::Own);
+}
+
+#[test]
+fn vm_nbd_attach_with_the_backports_kernel() {
+    attached_used_and_detached(Suite::Backports);
+}
+
+fn attached_used_and_detached(kernel: Suite) {
     let lab = lab();
     let disk = lab.path("disk.img");
     let target = lab.export("target", EXPORT);
-    let guest = Guest::boot(&lab, "guest", 9000);
+    let guest = Machine::new("guest", 1).kernel(kernel).boot(&lab);
 
     guest.run("modprobe nbd");
     let found = guest.run("aoe-discover");
