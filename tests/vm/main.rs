@@ -2,5 +2,7 @@
 
 mod aoe_ko;
 mod ipxe;
+mod mixed;
 mod nbd_attach;
+mod ocfs2;
 mod power_cut;
