@@ -1,8 +1,12 @@
 //! Our programs with unmodified Linux kernels, in virtual machines.
 
 mod aoe_ko;
+mod drbd;
+mod gfs2;
 mod ipxe;
 mod mixed;
 mod nbd_attach;
 mod ocfs2;
 mod power_cut;
+mod stacked;
+mod writer;

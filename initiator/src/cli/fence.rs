@@ -40,8 +40,9 @@ the exports. Both succeed when nothing is to be changed. \"off\" is refused, and
 when a list is empty or would become empty: that would let everybody in.
 
 A node that is shut out cannot put itself back, since targets no longer hear it: run \"on\" from
-another node. Name the targets with --targets where an export has several: one that is down is
-noticed only then.
+another node, and reset the node before: it still holds old writes and sends them again. Name the
+targets with --targets where an export has several: only then is one noticed that is down, or that
+has shut out this very host, and of two nodes that fence each other at most one succeeds.
 
 Without options on the command line, options are read from standard input: one name=value a line,
 such as action=off. \"port\" is another name for \"plug\" there; names that are not known are ignored.

@@ -16,6 +16,9 @@ pub const WINDOW_MAX: u32 = 256;
 /// Frames in a row that go unanswered before a path is given up for another.
 pub const LOSSES_TO_FAIL: u32 = 6;
 
+/// How long it has to be silent as well: many frames under way are all lost in one moment of a target that is busy.
+pub const SILENCE_TO_FAIL: Duration = Duration::from_secs(1);
+
 /// What a path is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathState {
@@ -54,6 +57,8 @@ pub struct Path {
     pub in_flight: u32,
     /// Losses since the last answer.
     pub losses: u32,
+    /// When the first of these was sent.
+    pub silent_since: Instant,
     /// Frames sent again.
     pub resends: u64,
     /// What is being asked, while it is being identified and, now and then, afterwards.
@@ -87,6 +92,7 @@ impl Path {
             window: Window::new(u32::from(buffers).min(WINDOW_MAX)),
             in_flight: 0,
             losses: 0,
+            silent_since: now,
             resends: 0,
             question: Question::Identify,
             question_tag: None,

@@ -38,7 +38,7 @@ fn parameter(arg: &Arg) -> String {
     let takes_value = arg.get_action().takes_values();
     let kind = match long {
         _ if !takes_value => "boolean",
-        "timeout" => "second",
+        "timeout" | "delay" => "second",
         _ => "string",
     };
     let default = arg.get_default_values().first().filter(|_| takes_value);

@@ -3,7 +3,7 @@
 use aoe_common::ordering::Ordering;
 use aoe_common::time::Instant;
 
-use super::super::path::LOSSES_TO_FAIL;
+use super::super::path::{LOSSES_TO_FAIL, SILENCE_TO_FAIL};
 use super::super::quarantine::QUARANTINE;
 use super::{ASK_EAGERLY, Device, DeviceState, Event, IoError};
 
@@ -30,8 +30,11 @@ impl Device {
             if flight.attempts == 1 {
                 path.window.lost(now, flight.last_sent);
             }
+            if path.losses == 0 {
+                path.silent_since = flight.last_sent;
+            }
             path.losses += 1;
-            if path.losses >= LOSSES_TO_FAIL {
+            if path.losses >= LOSSES_TO_FAIL && now >= path.silent_since + SILENCE_TO_FAIL {
                 failing |= 1 << flight.path;
             }
         }

@@ -2,6 +2,7 @@
 
 use super::super::*;
 use super::world::*;
+use aoe_common::wire::BROADCAST;
 
 /// A write of sector 8 that was sent twice and answered once. Returns the copy that is still on its way.
 fn resent_write(world: &mut World) -> Sent {
@@ -128,6 +129,37 @@ fn a_target_that_runs_a_request_once_needs_no_quarantine() {
     assert_eq!(world.result(over), Ok(()));
     world.serve(&old);
     assert_eq!(world.targets[0].sector(8), 0x22);
+}
+
+/// Two hosts that replicate a disk and export it as one: neither knows what the other has run.
+#[test]
+fn the_sectors_of_a_write_that_moved_to_another_target_wait_for_its_copy_at_the_first() {
+    let mut world = World::up(Target::new(ours()));
+    let twin = MacAddr(2, 0, 0, 0, 9, 9);
+    world.targets.push(Target { ports: vec![(PORT, twin)], ..Target::new(ours()) });
+    let advert = world.targets[1].advert(twin, BROADCAST, 1, 0);
+    world.hear(PORT, &advert);
+    world.run(secs(1));
+    assert!(world.device.paths().all(|path| path.state == PathState::Live));
+
+    // The first target hears everything and is too slow to answer.
+    world.fate =
+        Box::new(move |sent| if sent.destination == twin || !sent.is_transfer() { Fate::Arrive } else { Fate::Held });
+    let writes: Vec<_> = (0..16).map(|lba| world.submit(write_of(lba, 1, 0x11))).collect();
+    world.run_until_idle();
+    assert!(writes.iter().all(|write| world.result(*write) == Ok(())));
+    let late: Vec<_> = world.held.drain(..).collect();
+    let lba = late[0].lba();
+
+    let over = world.submit(write_of(lba, 1, 0x22));
+    world.run(secs(5));
+    assert!(!world.is_done(over), "the first target would undo it");
+    for sent in &late {
+        world.serve(sent);
+    }
+    world.unmute();
+    world.run(secs(1));
+    assert!(world.is_done(over), "all copies are answered");
 }
 
 /// A write of sector 8 that was sent once, before its port got another address, as a bond's does.

@@ -43,6 +43,20 @@ fn a_dead_path_fails_over_and_its_frames_keep_their_tags() {
 }
 
 #[test]
+fn a_path_that_stalls_for_a_moment_is_kept_however_many_frames_are_under_way() {
+    let mut world = up(ours());
+    world.complete(read_of(0, 400)).result.unwrap();
+    world.events.clear();
+    cut(&mut world, PORT);
+    let reads: Vec<_> = (0..16).map(|n| world.submit(read_of(n, 1))).collect();
+    world.run(ms(400));
+    world.unmute();
+    world.run_until_idle();
+    assert!(reads.iter().all(|read| world.result(*read) == Ok(())));
+    assert_eq!(world.events, []);
+}
+
+#[test]
 fn a_failed_path_comes_back_when_it_answers_again() {
     let mut world = up(ours());
     cut(&mut world, PORT);
