@@ -3,6 +3,7 @@
 mod aoe_ko;
 mod drbd;
 mod gfs2;
+mod glusterfs;
 mod ipxe;
 mod mixed;
 mod nbd_attach;
