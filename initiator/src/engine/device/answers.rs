@@ -81,11 +81,12 @@ impl Device {
         let flight = self.drop_flight(flight_id);
         let active = self.requests[flight.request as usize].as_mut().expect("flights belong to requests");
         // Of two targets that share a disk, neither knows what the other has run.
-        let mut targets = self.paths.iter().enumerate().filter(|(index, _)| flight.paths_used & 1 << index != 0);
-        let first = targets.next().map(|(_, path)| path.mac);
-        let at_one_target = targets.all(|(_, path)| Some(path.mac) == first);
-        let recognised = at_one_target && self.disk.as_ref().is_some_and(|disk| disk.exactly_once);
-        if active.work.writes() && flight.attempts > 1 && !recognised {
+        let is_recognised = || {
+            let mut targets = self.paths.iter().enumerate().filter(|(index, _)| flight.paths_used & 1 << index != 0);
+            let first = targets.next().map(|(_, path)| path.mac);
+            targets.all(|(_, path)| Some(path.mac) == first) && self.disk.as_ref().is_some_and(|disk| disk.exactly_once)
+        };
+        if active.work.writes() && flight.attempts > 1 && !is_recognised() {
             let start = active.lba + flight.offset;
             self.quarantine.add(
                 start,
