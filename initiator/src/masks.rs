@@ -7,8 +7,6 @@ use aoe_common::addr::Address;
 use aoe_common::link::monotonic_now;
 use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::{DirectiveRepr, MacAddr};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::engine::{MaskList, Masking, Trouble, tag_start};
 use crate::outbox::Outbox;
@@ -94,20 +92,8 @@ impl Masks {
                 tracing::debug!("lists {}: {lists:?}", self.ports.describe());
                 return Ok(lists);
             }
-            self.wait(now)?;
-        }
-    }
-
-    /// Waits for frames, or until something is due.
-    fn wait(&self, now: Instant) -> io::Result<()> {
-        let due = self.outbox.poll_timeout().into_iter().fold(self.masking.poll_timeout(now), Instant::min);
-        let millis = due.since(now).as_nanos().div_ceil(1_000_000);
-        let timeout = PollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX));
-        let fds = self.ports.ids().filter_map(|id| self.ports.fd(id));
-        let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(error) => Err(error.into()),
+            let due = self.outbox.poll_timeout().into_iter().fold(self.masking.poll_timeout(now), Instant::min);
+            self.ports.wait(now, due)?;
         }
     }
 }

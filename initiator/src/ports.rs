@@ -7,6 +7,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aoe_common::link::{Filter, Interface, LinkError, Port, ethernet_interfaces};
+use aoe_common::time::Instant;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::engine::{PortId, PortInfo};
 
@@ -171,6 +174,18 @@ impl Ports {
     /// The descriptor of a port, to wait on.
     pub fn fd(&self, id: PortId) -> Option<BorrowedFd<'_>> {
         self.slots.get(id.0 as usize)?.open.as_ref().map(|(_, port)| port.as_fd())
+    }
+
+    /// Waits for frames on any port, or until something is due.
+    pub fn wait(&self, now: Instant, due: Instant) -> io::Result<()> {
+        let millis = due.since(now).as_nanos().div_ceil(1_000_000);
+        let timeout = PollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX));
+        let fds = self.ids().filter_map(|id| self.fd(id));
+        let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The open ports.

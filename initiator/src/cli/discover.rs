@@ -11,8 +11,6 @@ use aoe_common::frame::SECTOR;
 use aoe_common::link::monotonic_now;
 use aoe_common::time::Instant;
 use clap::Parser;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 use super::{FAILED, complain, finish, seconds, show};
@@ -110,14 +108,7 @@ fn listen(ports: &mut Ports, discovery: &mut Discovery, end: Instant) -> io::Res
             return Ok(());
         }
         let due = [discovery.poll_timeout(), outbox.poll_timeout()].into_iter().flatten().fold(end, Instant::min);
-        let millis = due.since(now).as_nanos().div_ceil(1_000_000);
-        let timeout = PollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX));
-        let fds = ports.ids().filter_map(|id| ports.fd(id));
-        let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        ports.wait(now, due)?;
     }
 }
 

@@ -194,8 +194,6 @@ pub struct Masking {
     /// Who serves an export? Asked of everybody on a port.
     calls: BTreeMap<(Address, PortId), Question>,
     servers: BTreeMap<(Address, [u8; 6]), Server>,
-    /// Servers found, export by export.
-    counts: BTreeMap<Address, usize>,
     /// What concerns no known server.
     troubles: Vec<Trouble>,
     /// Empty while reading.
@@ -234,7 +232,6 @@ impl Masking {
             tags,
             calls,
             servers: BTreeMap::new(),
-            counts: BTreeMap::new(),
             troubles: Vec::new(),
             directives: Vec::new(),
         }
@@ -267,17 +264,19 @@ impl Masking {
             }
             return;
         }
-        let count = self.counts.entry(address).or_default();
-        if *count == TARGETS_MAX {
+        if self.servers_of(address).count() == TARGETS_MAX {
             return self.note(Trouble::Crowd(address));
         }
         if !self.directives.is_empty() {
             return self.note(Trouble::Latecomer { address, target });
         }
-        *count += 1;
         let open = Some((Round::Reading, Question::new(self.tags.take(), now)));
         let server = Server { ports: vec![port], open, stations: Vec::new(), trouble: None };
         self.servers.insert((address, target.octets()), server);
+    }
+
+    fn servers_of(&self, address: Address) -> impl Iterator<Item = &Server> {
+        self.servers.range((address, [0; 6])..=(address, [0xff; 6])).map(|(_, server)| server)
     }
 
     fn note(&mut self, trouble: Trouble) {
@@ -353,7 +352,7 @@ impl Masking {
 
     /// Who has to be there and is not.
     fn absent(&self) -> impl Iterator<Item = Trouble> + '_ {
-        let unserved = self.exports.iter().filter(|address| !self.counts.contains_key(*address));
+        let unserved = self.exports.iter().filter(|address| self.servers_of(**address).next().is_none());
         let unserved = unserved.map(|address| Trouble::Unserved(*address));
         let pairs = self.exports.iter().flat_map(|address| self.required.iter().map(|target| (*address, *target)));
         let missing = pairs.filter(|(address, target)| !self.servers.contains_key(&(*address, target.octets())));
