@@ -250,6 +250,11 @@ pub struct Host<'lab> {
 }
 
 impl<'lab> Host<'lab> {
+    /// Its name in the lab.
+    pub fn name(self) -> &'lab str {
+        &self.host.name
+    }
+
     /// A program to run on this host, in the lab's folder.
     pub fn command(self, program: &str) -> HostCommand<'lab> {
         let mut command = Command::new("ip");

@@ -153,7 +153,7 @@ pub struct LabPlace<'lab> {
 }
 
 impl<'lab> LabPlace<'lab> {
-    /// Files are written to the lab's folder instead of the root.
+    /// Nothing runs there yet.
     pub fn new(host: Host<'lab>) -> LabPlace<'lab> {
         LabPlace { host, daemons: RefCell::default() }
     }
@@ -172,7 +172,7 @@ impl Place for LabPlace<'_> {
         } else {
             self.host.command("bash").args(["-e", "-c", script]).patience(PATIENCE).run().succeeded();
         }
-        println!("storage# {script}");
+        println!("{}# {script}", self.host.name());
         Box::new(Done)
     }
 

@@ -191,20 +191,14 @@ impl<'lab> Guest<'lab> {
     }
 
     /// Waits until it has ended by itself, as a machine does that fences itself.
-    pub fn wait_for_end(mut self, patience: Duration) -> Machine {
+    pub fn wait_for_end(mut self, patience: Duration) {
         assert!(self.machine.ends_within(patience), "{} still runs after {patience:?}", self.name);
-        self.description.clone()
     }
 
     /// Pulls the cable of one of its cards.
     pub fn cut(&self, switch: Switch) {
         println!("{} is cut off from {switch:?}", self.name);
         self.lab.unplug(self.name, switch);
-    }
-
-    /// What its kernel has said on the console so far.
-    pub fn console(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.console).unwrap_or_default()).into_owned()
     }
 
     fn wait_ready(&self) {
@@ -215,19 +209,14 @@ impl<'lab> Guest<'lab> {
 
     /// Types a bash script; panics unless it succeeds. Returns what it printed.
     pub fn run(&self, script: &str) -> String {
-        self.run_within(COMMAND_PATIENCE, script)
-    }
-
-    /// As [`Self::run`], for a script that may take so long.
-    pub fn run_within(&self, patience: Duration, script: &str) -> String {
-        let Outcome { code, stdout, stderr } = self.shown(patience, script);
+        let Outcome { code, stdout, stderr } = self.shown(script);
         assert_eq!(code, 0, "{}# {script}\n{stdout}{stderr}", self.name);
         stdout
     }
 
     /// Types a bash script; panics unless it fails. Returns what it printed and complained about.
     pub fn fails(&self, script: &str) -> String {
-        let Outcome { code, stdout, stderr } = self.shown(COMMAND_PATIENCE, script);
+        let Outcome { code, stdout, stderr } = self.shown(script);
         assert_ne!(code, 0, "it should have failed: {}# {script}\n{stdout}{stderr}", self.name);
         stdout + &stderr
     }
@@ -263,9 +252,9 @@ impl<'lab> Guest<'lab> {
     }
 
     /// Runs a script, and notes in the test's output that it did.
-    fn shown(&self, patience: Duration, script: &str) -> Outcome {
+    fn shown(&self, script: &str) -> Outcome {
         let began = Instant::now();
-        let outcome = self.attempt(patience, script);
+        let outcome = self.attempt(COMMAND_PATIENCE, script);
         println!("{}# {script}  ({:.1?}, exit code {})", self.name, began.elapsed(), outcome.code);
         outcome
     }

@@ -29,16 +29,16 @@ const SOME: u32 = 20;
 const IN_PEACE: &str = "peace";
 const IN_DANGER: &str = "danger";
 
-fn boot(lab: &Lab) -> [Guest<'_>; 2] {
-    Machine::boot_all(lab, [Machine::new("alpha", 1).lan(), Machine::new("beta", 2).lan()])
-}
-
-fn set_up(guide: &Guide, storage: &LabPlace<'_>, alpha: &Guest<'_>, beta: &Guest<'_>) {
+/// Two hosts that share a filesystem, and see each other's files.
+fn two_hosts<'lab>(lab: &'lab Lab, guide: &Guide, storage: &LabPlace<'_>) -> [Guest<'lab>; 2] {
+    let [alpha, beta] = Machine::boot_all(lab, [Machine::new("alpha", 1).lan(), Machine::new("beta", 2).lan()]);
     for section in ["The disk", "The cluster", "Attach", "Format", "Mount"] {
-        guide.follow(section, &[("storage", storage), ("alpha", alpha), ("beta", beta)]);
+        guide.follow(section, &[("storage", storage), ("alpha", &alpha), ("beta", &beta)]);
     }
     // Two hosts that create the same file at the same moment may both be told that it exists: so is OCFS2.
     alpha.run(&format!("touch /shared/{IN_PEACE} /shared/{IN_DANGER}"));
+    files_are_shared(&alpha, &beta);
+    [alpha, beta]
 }
 
 /// Appends numbered lines to a file, each under lock and synchronised, from when /shared/start is there until there are
@@ -171,9 +171,7 @@ fn vm_ocfs2_outlives_a_killed_host() {
     let lab = Lab::switched(&["storage"], 9000);
     let storage = LabPlace::new(lab.host("storage"));
     let guide = Guide::open("ocfs2");
-    let [alpha, beta] = boot(&lab);
-    set_up(&guide, &storage, &alpha, &beta);
-    files_are_shared(&alpha, &beta);
+    let [alpha, beta] = two_hosts(&lab, &guide, &storage);
     lock_keeps_lines(&alpha, &beta);
 
     let job = both_append(&lab, &alpha, &beta);
@@ -207,9 +205,7 @@ fn vm_ocfs2_fences_a_host_that_is_cut_off() {
     let lab = Lab::switched(&["storage"], 9000);
     let storage = LabPlace::new(lab.host("storage"));
     let guide = Guide::open("ocfs2");
-    let [alpha, beta] = boot(&lab);
-    set_up(&guide, &storage, &alpha, &beta);
-    files_are_shared(&alpha, &beta);
+    let [alpha, beta] = two_hosts(&lab, &guide, &storage);
 
     // Both still reach the disk, but no longer each other. The one that is not the lowest node ends itself, and until
     // then the other does not take its locks.
