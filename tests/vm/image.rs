@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::accelerator::Accelerator;
 use super::apt::{self, Apt, Suite};
@@ -93,8 +94,19 @@ pub(super) struct Image {
 }
 
 impl Image {
+    /// The image with the kernel of a suite. Apt takes a second to tell whether there is a newer one, so it is asked
+    /// once, however many machines boot.
+    pub fn of(suite: Suite) -> &'static Image {
+        static IMAGES: OnceLock<[Image; 2]> = OnceLock::new();
+        let [own, backports] = IMAGES.get_or_init(Image::build);
+        match suite {
+            Suite::Own => own,
+            Suite::Backports => backports,
+        }
+    }
+
     /// Builds what is missing or out of date; one process at a time does it.
-    pub fn build(suite: Suite) -> Image {
+    fn build() -> [Image; 2] {
         let folder = cache();
         fs::create_dir_all(&folder).expect("a folder for virtual machines");
         let lock = File::create(folder.join("lock")).expect("a lock file");
@@ -117,11 +129,14 @@ impl Image {
             }
             build_root(&folder, &kernels, work.path(), &root);
         }
-        let chosen = if suite == Suite::Own { 0 } else { 1 };
-        let kernel = kernels.into_iter().nth(chosen).expect("two kernels");
-        let initramfs = initramfs[chosen].clone();
-        let accelerator = Accelerator::choose(&folder, &kernel.vmlinux, &initramfs);
-        Image { kernel, initramfs, root, accelerator }
+        let accelerator = Accelerator::choose(&folder, &kernels[0].vmlinux, &initramfs[0]);
+        let mut initramfs = initramfs.into_iter();
+        kernels.map(|kernel| Image {
+            kernel,
+            initramfs: initramfs.next().expect("one for each kernel"),
+            root: root.clone(),
+            accelerator,
+        })
     }
 }
 

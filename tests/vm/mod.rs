@@ -102,7 +102,7 @@ impl Machine {
     }
 
     fn start(self, lab: &Lab) -> Guest<'_> {
-        let image = Image::build(self.suite);
+        let image = Image::of(self.suite);
         let ours = lab.path("ours.ext4");
         if !ours.exists() {
             image::build_ours(&ours);
