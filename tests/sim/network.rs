@@ -1,5 +1,7 @@
 //! An Ethernet segment with everything that can happen to a frame.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use aoe_common::wire::MacAddr;
 use fastrand::Rng;
 
@@ -34,18 +36,49 @@ pub struct NetworkCounters {
     pub late: u64,
 }
 
-/// The segment: all places hear each other.
-#[derive(Debug)]
+/// Which way a place is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    /// It hears nothing.
+    In,
+    /// It is not heard.
+    Out,
+}
+
+/// The segment: all places hear each other, unless cut off.
+#[derive(Debug, Default)]
 pub struct Network {
-    places: Vec<Place>,
+    /// The places and the largest payload each takes, in bytes.
+    places: BTreeMap<Place, u32>,
+    cuts: BTreeSet<(Place, Direction)>,
     /// What it did.
     pub counters: NetworkCounters,
 }
 
 impl Network {
-    /// A segment that joins `places`.
-    pub fn new(places: Vec<Place>) -> Self {
-        Self { places, counters: NetworkCounters::default() }
+    /// A place is there, and takes payloads of this many bytes.
+    pub fn set_place(&mut self, place: Place, mtu: u32) {
+        self.places.insert(place, mtu);
+    }
+
+    /// The largest payload of a place, in bytes.
+    pub fn mtu(&self, place: Place) -> u32 {
+        self.places[&place]
+    }
+
+    /// A place is cut off.
+    pub fn cut(&mut self, place: Place, direction: Direction) {
+        self.cuts.insert((place, direction));
+    }
+
+    /// A place is cut off no more.
+    pub fn mend(&mut self, place: Place, direction: Direction) {
+        self.cuts.remove(&(place, direction));
+    }
+
+    /// Nothing is cut off any more.
+    pub fn mend_all(&mut self) {
+        self.cuts.clear();
     }
 
     /// Sends a frame: calls `deliver` with each copy's destination and delay in nanoseconds.
@@ -58,27 +91,27 @@ impl Network {
         mut deliver: impl FnMut(Place, u64),
     ) {
         self.counters.sent += 1;
-        assert!(frame.len() >= 60, "frames are padded");
-        if frame.len() > knobs.mtu as usize + 14 {
+        let fits = |mtu: u32| frame.len() <= mtu as usize + 14;
+        if self.cuts.contains(&(from, Direction::Out)) || self.places.get(&from).is_some_and(|mtu| !fits(*mtu)) {
             self.counters.lost += 1;
             return;
         }
-        let destination: [u8; 6] = *frame.first_chunk().expect("frames have a header");
-        for to in self.places.iter().copied().filter(|to| *to != from) {
+        let Some(destination) = frame.first_chunk::<6>().copied() else { return };
+        for (to, mtu) in self.places.iter().filter(|(to, _)| **to != from) {
             if destination[0] & 1 == 0 && MacAddr::from(destination) != to.mac() {
                 continue;
             }
             let copies = if rng.u32(..1000) < knobs.repeat { 2 } else { 1 };
             self.counters.repeated += copies - 1;
             for _ in 0..copies {
-                if rng.u32(..1000) < knobs.loss {
+                if rng.u32(..1000) < knobs.loss || self.cuts.contains(&(*to, Direction::In)) || !fits(*mtu) {
                     self.counters.lost += 1;
                     continue;
                 }
                 let late = rng.u32(..1000) < knobs.late;
                 self.counters.late += u64::from(late);
                 let longest = if late { knobs.late_max.max(knobs.delay_max) } else { knobs.delay_max };
-                deliver(to, rng.u64(knobs.delay_min..=longest));
+                deliver(*to, rng.u64(knobs.delay_min..=longest));
             }
         }
     }

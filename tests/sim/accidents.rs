@@ -1,0 +1,339 @@
+//! Everything that goes wrong, and how it ends.
+
+use aoe_common::addr::Address;
+use aoe_common::time::Duration;
+use aoe_common::wire::MacAddr;
+use aoe_initiator::engine::{Device, DeviceConfig, QUARANTINE};
+use aoe_target::engine::export::{ExportConfig, StoredState};
+use aoe_target::engine::{EngineConfig, Target};
+
+use super::admin::{Admin, RESEND_AFTER};
+use super::aoe_ko::AoeKo;
+use super::client::Client;
+use super::knobs::Arrangement;
+use super::network::{Direction, Place};
+use super::server::{Forgetful, Server};
+use super::workload::Pending;
+use super::world::{ADMIN, Event, World};
+
+/// A kind of accident.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accident {
+    Flap,
+    Mtu,
+    Partition,
+    Freeze,
+    Kill,
+    Power,
+    Takeover,
+    Fencing,
+    Hostile,
+}
+
+const ALL: [Accident; 9] = [
+    Accident::Flap,
+    Accident::Mtu,
+    Accident::Partition,
+    Accident::Freeze,
+    Accident::Kill,
+    Accident::Power,
+    Accident::Takeover,
+    Accident::Fencing,
+    Accident::Hostile,
+];
+
+const MILLIS: u64 = 1_000_000;
+/// A host stands still for this long at the most: with the longest time on the wire it is less than a frame may live.
+const FREEZE_MAX: u64 = 3_000 * MILLIS;
+/// A host whose power was cut takes this long to start, at least: longer than a frame lives.
+const BOOT_MIN: u64 = 10_000 * MILLIS;
+
+impl World {
+    fn mean(&self, accident: Accident) -> u64 {
+        let accidents = &self.knobs.accidents;
+        match accident {
+            Accident::Flap => accidents.flap,
+            Accident::Mtu => accidents.mtu,
+            Accident::Partition => accidents.partition,
+            Accident::Freeze => accidents.freeze,
+            Accident::Kill => accidents.kill,
+            Accident::Power => accidents.power,
+            Accident::Takeover => accidents.takeover,
+            Accident::Fencing => accidents.fencing,
+            Accident::Hostile => accidents.hostile,
+        }
+    }
+
+    fn schedule_accident(&mut self, accident: Accident) {
+        let mean = self.mean(accident);
+        if mean > 0 {
+            let after = self.rng.u64(1..=2 * mean);
+            self.schedule(after, Event::Accident(accident));
+        }
+    }
+
+    /// Sets up what accidents need.
+    pub fn begin_accidents(&mut self) {
+        if self.knobs.accidents.fencing > 0 {
+            let hosts = self.targets.len()..self.hosts();
+            let stations = hosts.flat_map(|host| self.places(host)).map(Place::mac).collect();
+            let target = Place { host: 0, port: 0 }.mac();
+            let address = self.targets[0].exports[0].0;
+            let admin = Admin::new(ADMIN.mac(), stations, address, target, &mut self.rng);
+            let mask = admin.first_mask();
+            self.targets[0].exports[0].2 = StoredState { mask, ..StoredState::default() };
+            self.admin = Some(admin);
+            self.network.set_place(ADMIN, 1500);
+        }
+        for accident in ALL {
+            self.schedule_accident(accident);
+        }
+    }
+
+    /// An accident happens, and the next of its kind is on its way.
+    pub fn accident(&mut self, accident: Accident) -> Result<(), String> {
+        if self.mean(accident) == 0 {
+            return Ok(());
+        }
+        self.schedule_accident(accident);
+        match accident {
+            Accident::Flap => {
+                let place = self.draw_place_of_anybody();
+                self.tell(format!("port {} of host {} went down", place.port, place.host));
+                let down = self.rng.u64(1..=2 * self.knobs.accidents.flap.max(1));
+                self.schedule(down, Event::PortUp { place });
+                self.set_port(place, false)?;
+            }
+            Accident::Mtu => {
+                let place = self.draw_place_of_anybody();
+                let mtu = [1500, 4200, 9000][self.rng.usize(..3)];
+                self.network.set_place(place, mtu);
+                self.tell(format!("port {} of host {} got MTU {mtu}", place.port, place.host));
+                self.set_port(place, true)?;
+            }
+            Accident::Partition => {
+                let host = self.rng.usize(..self.hosts());
+                let mut places = self.places(host);
+                if self.rng.bool() {
+                    places = vec![places[self.rng.usize(..places.len())]];
+                }
+                let directions = [Direction::In, Direction::Out];
+                let directions = [&directions[..], &directions[..1], &directions[1..]][self.rng.usize(..3)];
+                let last = self.rng.u64(1..=20_000 * MILLIS);
+                self.tell(format!("{directions:?} of {places:?} cut off for {} ms", last / MILLIS));
+                for place in places {
+                    for direction in directions.iter().copied() {
+                        self.network.cut(place, direction);
+                        self.schedule(last, Event::Mend { place, direction });
+                    }
+                }
+            }
+            Accident::Freeze => {
+                let host = self.rng.usize(..self.hosts());
+                let last = self.rng.u64(1..=FREEZE_MAX);
+                // What waits in front of a host gets its turn between two pauses.
+                if !self.is_frozen(host) {
+                    self.tell(format!("host {host} stood still for {} ms", last / MILLIS));
+                    self.freeze(host, last);
+                }
+            }
+            Accident::Kill => {
+                let target = self.rng.usize(..self.targets.len());
+                self.kill(target, "killed");
+                self.come_back(target, 0);
+            }
+            Accident::Power => {
+                let target = self.rng.usize(..self.targets.len());
+                self.kill(target, "lost its power");
+                for at in 0..self.targets[target].exports.len() {
+                    let disk = self.targets[target].exports[at].1;
+                    self.lose(disk)?;
+                }
+                self.come_back(target, BOOT_MIN);
+            }
+            Accident::Takeover => {
+                let client = self.rng.usize(..self.clients.len());
+                self.kill_client(client);
+            }
+            Accident::Fencing => self.shut_somebody_out(),
+            Accident::Hostile => self.send_hostile(),
+        }
+        Ok(())
+    }
+
+    fn draw_place_of_anybody(&mut self) -> Place {
+        let host = self.rng.usize(..self.hosts());
+        let places = self.places(host);
+        places[self.rng.usize(..places.len())]
+    }
+
+    /// Accidents end, and what they did is undone.
+    pub fn heal(&mut self) {
+        self.knobs.heal();
+        self.network.mend_all();
+        self.let_everybody_in();
+    }
+
+    /// A target starts, for the first time or again.
+    pub fn start_target(&mut self, target: usize) {
+        let host = &self.targets[target];
+        let server = if self.knobs.arrangement == Arrangement::Forgetful {
+            Server::Forgetful(Forgetful::new(host.exports[0].0, self.knobs.sectors, "SIM0"))
+        } else {
+            let now = self.clock(target);
+            let mut engine =
+                Target::new(EngineConfig { buffers: self.knobs.pool, persist: true, wildcard_edits: false });
+            for (index, (address, disk, stored)) in host.exports.iter().enumerate() {
+                let config = self.export_config(*address, *disk);
+                engine.add_export(config, stored.clone()).expect("an address of its own");
+                let _ = (index, now, host.died_at);
+            }
+            Server::Ours(Box::new(engine))
+        };
+        self.targets[target].server = Some(server);
+        for place in self.places(target) {
+            self.set_port(place, true).expect("a target that starts cannot fail");
+        }
+        self.drain_target(target);
+    }
+
+    fn export_config(&self, address: Address, disk: usize) -> ExportConfig {
+        ExportConfig {
+            address,
+            sectors: self.knobs.sectors,
+            read_only: false,
+            buffers: self.knobs.buffers,
+            allow: Vec::new(),
+            cache: self.knobs.cache,
+            serial: format!("SIM{disk}"),
+            model: "Simulated disk".to_owned(),
+            physical_sector_exponent: if self.knobs.mtu == 1500 { 0 } else { 3 },
+            rotational: None,
+        }
+    }
+
+    /// A target dies. What it had the disk do is done in part.
+    fn kill(&mut self, target: usize, how: &str) {
+        if self.targets[target].server.take().is_none() {
+            return;
+        }
+        self.tell(format!("target {target} {how}"));
+        let host = &mut self.targets[target];
+        host.generation += 1;
+        host.died_at = Some(self.now);
+        for (disk, handle) in std::mem::take(&mut host.running) {
+            self.disks[disk].abandon(handle, &mut self.rng);
+        }
+        for (_, disk, _) in &host.exports {
+            self.models[*disk].target_died();
+        }
+    }
+
+    fn come_back(&mut self, target: usize, at_least: u64) {
+        let after = at_least + self.rng.u64(MILLIS..=5_000 * MILLIS);
+        self.schedule(after, Event::Restart { target });
+    }
+
+    /// An export refuses writes until somebody has looked at its disk.
+    pub fn operator_steps_in(&mut self, target: usize) {
+        self.kill(target, "stopped by the operator");
+        self.come_back(target, 0);
+    }
+
+    fn freeze(&mut self, host: usize, last: u64) {
+        let until = self.now + last;
+        match self.targets.len() {
+            targets if host < targets => self.targets[host].node.frozen_until = until,
+            targets => self.clients[host - targets].node.frozen_until = until,
+        }
+        self.schedule(last, Event::Thaw { host });
+    }
+
+    /// An initiator starts, for the first time or in place of one that died.
+    pub fn start_client(&mut self, client: usize) -> Result<(), String> {
+        let host = self.targets.len() + client;
+        let now = self.clock(host);
+        let (address, is_kernel) = (self.clients[client].address, self.clients[client].is_kernel);
+        let takes_over = self.clients[client].next_id > 0;
+        let engine: Box<dyn Client> = if is_kernel {
+            let targets = (0..self.targets.len()).flat_map(|host| self.places(host)).map(Place::mac);
+            let targets = targets.collect::<Vec<MacAddr>>();
+            let clock = ([100, 250, 300, 1000][self.rng.usize(..4)], self.rng.u64(..1 << 16));
+            Box::new(AoeKo::new(now, address, targets, clock))
+        } else {
+            let dead_after = Some(self.knobs.dead_after).filter(|after| *after > 0).map(Duration::from_nanos);
+            let config = DeviceConfig {
+                address,
+                identity: self.rng.u128(..).to_le_bytes(),
+                tag_start: self.rng.u32(..),
+                dead_after,
+                hold_writes: if takes_over { QUARANTINE } else { Duration::ZERO },
+            };
+            Box::new(Device::new(now, config))
+        };
+        self.clients[client].client = Some(engine);
+        for place in self.places(host) {
+            self.set_port(place, true)?;
+        }
+        Ok(())
+    }
+
+    /// An initiator dies with everything it had under way.
+    fn kill_client(&mut self, client: usize) {
+        if self.clients[client].client.take().is_none() {
+            return;
+        }
+        self.tell(format!("host {client} died"));
+        let settled = self.now + QUARANTINE.as_nanos() as u64;
+        let clients = self.clients.len();
+        let host = &mut self.clients[client];
+        for pending in std::mem::take(&mut host.pending).into_values() {
+            if let Pending::Write { disk, serial, .. } = pending {
+                self.models[disk].write_given_up(serial, settled);
+            }
+        }
+        self.models.iter_mut().for_each(|model| model.writer_died(host.incarnation));
+        host.incarnation += clients;
+        // A new one starts at once, as a process does, or after the boot of a machine.
+        let longest = if self.rng.bool() { 100 * MILLIS } else { 20_000 * MILLIS };
+        let after = self.rng.u64(MILLIS..=longest);
+        self.schedule(after, Event::Return { client });
+    }
+
+    fn shut_somebody_out(&mut self) {
+        let host = self.targets.len() + self.rng.usize(..self.clients.len());
+        let stations: Vec<_> = self.places(host).into_iter().map(Place::mac).collect();
+        let Some(admin) = self.admin.as_mut() else { return };
+        if admin.edit.is_some() || !admin.out.is_empty() || self.targets[0].server.is_none() {
+            return;
+        }
+        let frame = admin.begin(stations);
+        self.send_edit(&frame);
+        self.tell(format!("host {host} is to be shut out"));
+    }
+
+    fn send_edit(&mut self, frame: &[u8]) {
+        let tag = self.admin.as_ref().and_then(|admin| admin.edit.as_ref()).expect("it has just begun").tag;
+        self.send(ADMIN, frame);
+        self.schedule(RESEND_AFTER, Event::AdminResends { tag });
+    }
+
+    /// The administrator has its answer.
+    pub fn edit_answered(&mut self) {
+        if self.admin.as_ref().is_some_and(|admin| !admin.out.is_empty()) {
+            let after = self.rng.u64(MILLIS..=4_000 * MILLIS);
+            self.schedule(after, Event::LetIn);
+        }
+    }
+
+    /// Everybody is let in again, now or when the edit under way is answered.
+    pub fn let_everybody_in(&mut self) {
+        let Some(admin) = self.admin.as_mut() else { return };
+        if admin.edit.is_some() || admin.out.is_empty() {
+            return;
+        }
+        let frame = admin.begin(Vec::new());
+        self.send_edit(&frame);
+        self.tell("everybody is to be let in".to_owned());
+    }
+}
