@@ -336,7 +336,7 @@ impl Worker {
         for export in self.engine.exports() {
             let counters = export.counters;
             tracing::info!(
-                "{}: {} reads ({} bytes), {} writes ({} bytes), {} flushes; {} failed, {} repeated",
+                "{}: {} reads ({} bytes), {} writes ({} bytes), {} flushes; {} failed, {} repeated, {} stale",
                 export.config.address,
                 counters.reads,
                 counters.read_bytes,
@@ -344,7 +344,8 @@ impl Worker {
                 counters.write_bytes,
                 counters.flushes,
                 counters.failures,
-                counters.repeats
+                counters.repeats,
+                counters.stale
             );
             let mut records: Vec<&Record> = export.ledger.records().collect();
             records.sort_unstable_by_key(|record| record.station.octets());
@@ -355,6 +356,10 @@ impl Worker {
                 let (address, forgotten) = (export.config.address, export.ledger.forgotten());
                 tracing::info!("{address}: {forgotten} more stations were used before, their records were replaced");
             }
+        }
+        let forgotten = self.engine.forgotten_early();
+        if forgotten > 0 {
+            tracing::info!("{forgotten} writes were forgotten early, late copies of those would not have been noticed");
         }
         self.lanes.log_totals();
     }

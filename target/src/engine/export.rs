@@ -69,6 +69,8 @@ pub struct Counters {
     pub failures: u64,
     /// Repeated requests that were not run again.
     pub repeats: u64,
+    /// Writes dropped because the same station had a newer one run.
+    pub stale: u64,
     /// Requests that had to wait for an overlapping one.
     pub waits: u64,
     /// Requests of stations that may not use the export.

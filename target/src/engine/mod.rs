@@ -15,7 +15,8 @@
 //!    changes it is answered only after `handle_persisted`.
 //!
 //! What the engine promises to stations: an answer tells what happened; overlapping operations run in order
-//! of arrival; a request that comes again under its old tag runs once; once an edit of the mask list or the
+//! of arrival; a request that comes again under its old tag runs once; a write that a newer one of the same station
+//! has overtaken, which tags of aoe.ko tell, does not run; once an edit of the mask list or the
 //! reservation is answered, no write of a station it shut out takes effect any more.
 
 pub mod access;
@@ -28,8 +29,10 @@ pub mod export;
 pub mod ledger;
 pub mod operation;
 pub mod pool;
+mod recent;
 pub mod repeats;
 mod requests;
+pub mod stale;
 pub mod stations;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -49,6 +52,7 @@ use self::operation::{DiskCompletion, DiskError, DiskId, DiskOperation, Operatio
 use self::pool::Pool;
 use self::repeats::{Outcome, Repeats, RequestKey};
 use self::requests::trim_range;
+use self::stale::Stale;
 use self::stations::Stations;
 
 /// Firmware version in config answers: major and minor version of this program.
@@ -237,6 +241,7 @@ pub struct Target {
     requests: Vec<Option<Request>>,
     free_requests: Vec<u32>,
     repeats: Repeats,
+    stale: Stale,
     stations: Stations,
     edits: BTreeMap<u32, Edit>,
     pool: Pool,
@@ -260,6 +265,7 @@ impl Target {
             requests: Vec::new(),
             free_requests: Vec::new(),
             repeats: Repeats::default(),
+            stale: Stale::default(),
             stations: Stations::default(),
             edits: BTreeMap::new(),
             pool: Pool::new(config.buffers),
@@ -323,6 +329,11 @@ impl Target {
     /// Figures of the whole engine.
     pub fn counters(&self) -> EngineCounters {
         self.counters
+    }
+
+    /// Writes forgotten before their time: of these a late copy would not have been recognised.
+    pub fn forgotten_early(&self) -> u64 {
+        self.repeats.forgotten_early() + self.stale.forgotten_early()
     }
 
     /// Whether a request would find a buffer.

@@ -39,6 +39,7 @@ impl Target {
             self.answer_registers(to, Some(ErrorCode::Reserved), &ata);
             return;
         }
+        self.stale.hear(now, index, to.station, to.tag);
         let geometry = Geometry {
             sectors: export.config.sectors,
             read_only: export.config.read_only,
@@ -156,9 +157,13 @@ impl Target {
             Seen::New if export.durability.poisoned().is_some() => {
                 self.answer_failure(index, to, ata, Failure::DEVICE_FAULT);
             }
+            Seen::New if self.stale.is_stale(now, index, to.station, to.tag, job.footprint) => {
+                export.counters.stale += 1;
+            }
             Seen::New => {
                 if self.admit(job, Some(key)) {
                     self.repeats.begin(now, key);
+                    self.stale.admitted(now, index, to.station, to.tag, job.footprint);
                 }
             }
         }

@@ -13,6 +13,8 @@ mod config;
 mod durability;
 mod frames;
 mod order;
+mod price;
+mod stale;
 
 use aoe_common::ata::{Identify, command, feature};
 use aoe_common::frame::{HEADROOM, MIN_FRAME, SECTOR};
