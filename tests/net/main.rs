@@ -1,5 +1,6 @@
 //! Our programs in network namespaces of their own.
 
+mod bad_cable;
 mod bad_input;
 mod fencing;
 mod growth;

@@ -4,6 +4,7 @@
 //! everything its programs write, and it takes all of it away when dropped: processes first, whoever started them,
 //! then namespaces, then files. Every wait in here is bounded. What a test needs and does not find fails the test.
 
+pub mod cable;
 pub mod image;
 pub mod peer;
 
@@ -20,6 +21,8 @@ use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use self::cable::{Cable, Counts, Trouble};
+
 /// How long a program may run, or take to get ready, unless a test says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -35,12 +38,25 @@ const EXEC: [&str; 2] = ["netns", "exec"];
 /// The interface each host has on the cable.
 const INTERFACE: &str = "eth0";
 
+/// What joins the hosts of a lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Joint {
+    /// Back to back; for two.
+    Direct,
+    /// A bridge of the kernel's.
+    Switch,
+    /// A [`Cable`] with this seed.
+    Cable(u64),
+}
+
 /// A set of hosts on one Ethernet segment.
 pub struct Lab {
     hosts: Vec<LabHost>,
     /// What joins more than two hosts, or hosts and virtual machines.
     switch: Option<LabHost>,
-    /// Namespaces, the hosts' own and the switch's, in order of making.
+    /// What joins hosts whose frames meet with accidents.
+    cable: Option<Cable>,
+    /// Namespaces, the hosts' own and the switch's or cable's, in order of making.
     namespaces: Vec<String>,
     folder: TempDir,
     bin_dir: PathBuf,
@@ -58,15 +74,21 @@ impl Lab {
     /// Joins the named hosts at this MTU (bytes): two by a cable, more by a switch.
     pub fn new(hosts: &[&str], mtu: u32) -> Lab {
         assert!(hosts.len() >= 2, "a segment has at least two ends");
-        Lab::build(hosts, mtu, hosts.len() > 2)
+        Lab::build(hosts, mtu, if hosts.len() > 2 { Joint::Switch } else { Joint::Direct })
     }
 
     /// Joins the named hosts at this MTU (bytes) by a switch, where [`Lab::plug`] adds virtual machines.
     pub fn switched(hosts: &[&str], mtu: u32) -> Lab {
-        Lab::build(hosts, mtu, true)
+        Lab::build(hosts, mtu, Joint::Switch)
     }
 
-    fn build(hosts: &[&str], mtu: u32, has_switch: bool) -> Lab {
+    /// Joins the named hosts at this MTU (bytes) by a cable in user space, whose accidents [`Lab::trouble`] sets and
+    /// the seed decides. There are none at first.
+    pub fn over_cable(hosts: &[&str], mtu: u32, seed: u64) -> Lab {
+        Lab::build(hosts, mtu, Joint::Cable(seed))
+    }
+
+    fn build(hosts: &[&str], mtu: u32, joint: Joint) -> Lab {
         assert!(geteuid().is_root(), "network namespaces need root; run tests/run, it asks for it");
         remove_labs_of_dead_processes();
 
@@ -75,6 +97,7 @@ impl Lab {
         let mut lab = Lab {
             hosts: Vec::new(),
             switch: None,
+            cable: None,
             namespaces: Vec::new(),
             folder: tempfile::Builder::new().prefix("aoe-lab-").tempdir().expect("a temporary folder"),
             bin_dir: bin_dir(),
@@ -85,19 +108,26 @@ impl Lab {
             lab.hosts.push(LabHost { name: (*host).to_owned(), namespace, mac: String::new() });
         }
         let mtu = mtu.to_string();
-        if !has_switch {
+        if joint == Joint::Direct {
             let [a, b] = &lab.hosts[..] else { panic!("a cable has two ends") };
             cable((&a.namespace, INTERFACE), (&b.namespace, INTERFACE), &mtu);
         } else {
-            let switch = lab.add_namespace(&format!("{lab_name}-switch"));
-            ip(&["-n", &switch, "link", "add", "br0", "type", "bridge"]);
-            ip(&["-n", &switch, "link", "set", "br0", "mtu", &mtu, "up"]);
-            for (number, host) in lab.hosts.iter().enumerate() {
-                let port = format!("port{number}");
-                cable((&host.namespace, INTERFACE), (&switch, &port), &mtu);
-                ip(&["-n", &switch, "link", "set", &port, "master", "br0"]);
+            let middle =
+                lab.add_namespace(&format!("{lab_name}-{}", if joint == Joint::Switch { "switch" } else { "cable" }));
+            let ports: Vec<String> = (0..lab.hosts.len()).map(|number| format!("port{number}")).collect();
+            for (host, port) in lab.hosts.iter().zip(&ports) {
+                cable((&host.namespace, INTERFACE), (&middle, port), &mtu);
             }
-            lab.switch = Some(LabHost { name: "switch".to_owned(), namespace: switch, mac: String::new() });
+            if let Joint::Cable(seed) = joint {
+                lab.cable = Some(Cable::new(&middle, &ports, seed));
+            } else {
+                ip(&["-n", &middle, "link", "add", "br0", "type", "bridge"]);
+                ip(&["-n", &middle, "link", "set", "br0", "mtu", &mtu, "up"]);
+                for port in &ports {
+                    ip(&["-n", &middle, "link", "set", port, "master", "br0"]);
+                }
+                lab.switch = Some(LabHost { name: "switch".to_owned(), namespace: middle, mac: String::new() });
+            }
         }
         for host in &mut lab.hosts {
             host.mac = wait_until_up(&host.namespace);
@@ -142,6 +172,16 @@ impl Lab {
     /// Pulls the cable of a virtual machine out of a switch.
     pub fn unplug(&self, machine: &str, switch: Switch) {
         ip(&["-n", &self.switch().host.namespace, "link", "set", &switch.port(machine), "nomaster"]);
+    }
+
+    /// From now on this happens to the frames for a host, on their way through the cable.
+    pub fn trouble(&self, host: &str, trouble: Trouble) {
+        self.cable.as_ref().expect("a lab over a cable").set(self.number(host), trouble);
+    }
+
+    /// What has happened to the frames for a host, on their way through the cable.
+    pub fn accidents(&self, host: &str) -> Counts {
+        self.cable.as_ref().expect("a lab over a cable").counts(self.number(host))
     }
 
     /// The MAC address of the host's interface, lower case with colons.
@@ -200,7 +240,11 @@ impl Lab {
     }
 
     fn find(&self, name: &str) -> &LabHost {
-        self.hosts.iter().find(|host| host.name == name).unwrap_or_else(|| panic!("the lab has no host {name}"))
+        &self.hosts[self.number(name)]
+    }
+
+    fn number(&self, name: &str) -> usize {
+        self.hosts.iter().position(|host| host.name == name).unwrap_or_else(|| panic!("the lab has no host {name}"))
     }
 
     fn add_namespace(&mut self, name: &str) -> String {
@@ -213,6 +257,8 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        // Its thread is in one of the namespaces.
+        self.cable = None;
         self.namespaces.iter().for_each(|namespace| remove_namespace(namespace));
     }
 }
