@@ -268,6 +268,8 @@ impl World {
                 tag_start: self.rng.u32(..),
                 dead_after,
                 hold_writes: if takes_over { QUARANTINE } else { Duration::ZERO },
+                frame_life: QUARANTINE,
+                network_repeats: false,
             };
             Box::new(Device::new(now, config))
         };

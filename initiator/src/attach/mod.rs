@@ -34,7 +34,7 @@ use self::control::{Control, ControlSocket};
 use self::kernel::{KernelFiles, Plan, Settings};
 use self::serve::{CLIENTS_MAX, Ending, Frontend, Mail, Server, Service, Snapshot};
 use self::socket::Listener;
-use crate::engine::{Device, DeviceConfig, DeviceState, PathState, QUARANTINE, tag_start};
+use crate::engine::{Device, DeviceConfig, DeviceState, PathState, tag_start};
 use crate::place::Place;
 use crate::ports::Ports;
 use crate::run_dir::{Answer, Request, RunDir};
@@ -67,6 +67,10 @@ pub struct Options {
     pub kernel_timeout_s: u64,
     /// How long the disk is looked for.
     pub wait: Duration,
+    /// How long a frame may live in this network.
+    pub frame_life: Duration,
+    /// The network may repeat frames by itself.
+    pub network_repeats: bool,
 }
 
 /// A disk that can be used now.
@@ -94,9 +98,11 @@ pub fn run(options: &Options, run_dir: &RunDir, ready: impl FnOnce(&Ready) -> Re
         dead_after: options.dead_after_s.map(Duration::from_secs),
         hold_writes: match reserved {
             // The last writes of the server that crashed may still be on their way.
-            Reserved::Kernel(Plan::TakeOver(..)) => QUARANTINE,
+            Reserved::Kernel(Plan::TakeOver(..)) => options.frame_life,
             _ => Duration::ZERO,
         },
+        frame_life: options.frame_life,
+        network_repeats: options.network_repeats,
     };
     let serves_kernel = matches!(reserved, Reserved::Kernel(_));
     if serves_kernel {

@@ -569,7 +569,7 @@ fn errno(error: IoError) -> NbdErrno {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::DeviceConfig;
+    use crate::engine::{DeviceConfig, QUARANTINE};
     use aoe_common::addr::Address;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
@@ -583,6 +583,8 @@ mod tests {
             tag_start: 0,
             dead_after: None,
             hold_writes: Duration::ZERO,
+            frame_life: QUARANTINE,
+            network_repeats: false,
         };
         let device = Device::new(monotonic_now(), config);
         let server =

@@ -12,6 +12,7 @@ use clap::{CommandFactory, Parser};
 use super::{FAILED, complain, device, finish, seconds, show};
 use crate::attach::{Options, Ready, run};
 use crate::background::{self, Report};
+use crate::engine::QUARANTINE;
 use crate::log::{self, LogFile};
 use crate::place::Place;
 use crate::run_dir::RunDir;
@@ -81,6 +82,16 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     wait: Duration,
 
+    /// How long this network may hold a frame back; what an old copy could still undo is not written before
+    #[arg(long, value_name = "SECONDS", default_value_t = QUARANTINE.as_secs())]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=600))]
+    frame_life: u64,
+
+    /// This network may repeat frames by itself. Costs nothing with aoe-target; with targets that run a repeated write
+    /// again (vblade), no sector is written twice in --frame-life, and at most some 1000 scattered writes are
+    #[arg(long)]
+    repeating_network: bool,
+
     /// Stay in the foreground and log to stderr, for service managers
     #[arg(long)]
     foreground: bool,
@@ -125,6 +136,8 @@ impl Args {
             connections: self.connections,
             kernel_timeout_s: self.nbd_timeout.into(),
             wait: self.wait,
+            frame_life: Duration::from_secs(self.frame_life),
+            network_repeats: self.repeating_network,
         }
     }
 }
@@ -224,6 +237,7 @@ mod tests {
         assert_eq!((options.device, options.place), (Address::new(0, 1), Place::Kernel(Some(1))));
         assert_eq!((options.dead_after_s, options.kernel_timeout_s, options.connections), (Some(180), 0, None));
         assert!(options.interfaces.is_empty() && !options.read_only);
+        assert_eq!((options.frame_life, options.network_repeats), (Duration::from_secs(10), false));
     }
 
     #[test]
@@ -236,6 +250,12 @@ mod tests {
     }
 
     #[test]
+    fn a_network_is_described() {
+        let options = parse("aoe-attach e0.1 /dev/nbd1 --frame-life 1 --repeating-network").unwrap().options();
+        assert_eq!((options.frame_life, options.network_repeats), (Duration::from_secs(1), true));
+    }
+
+    #[test]
     fn wrong_usage_is_told_with_what_to_write() {
         for (line, word) in [
             ("aoe-attach e0.* /dev/nbd1", "many disks"),
@@ -244,6 +264,7 @@ mod tests {
             ("aoe-attach e0.1 /dev/nbd1 --dead-after soon", "never"),
             ("aoe-attach e0.1 /dev/nbd1 --connections 17", "16"),
             ("aoe-attach e0.1 /dev/nbd1 --wait=-1", "86400"),
+            ("aoe-attach e0.1 /dev/nbd1 --frame-life 0", "600"),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2);

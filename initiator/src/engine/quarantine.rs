@@ -1,12 +1,13 @@
 //! Sectors that must not be written for a while, because an old write of them may still be on its way.
 //!
-//! A write that was sent more than once and answered may have a copy left in the network. A target that
-//! does not recognise it would run it when it comes, over whatever was written meanwhile. So a new write of
-//! those sectors waits until every copy has been answered, or until no network would still hold one.
+//! A write that was sent more than once and answered may have a copy left in the network; one that was sent once, too,
+//! where the network itself repeats frames. A target that does not recognise it would run it when it comes, over
+//! whatever was written meanwhile. So a new write of those sectors waits until every copy has been answered, or until
+//! no network would still hold one.
 
 use aoe_common::time::{Duration, Instant};
 
-/// How long a frame may live in a network.
+/// How long a frame may live in a network, unless its operator knows better.
 pub const QUARANTINE: Duration = Duration::from_secs(10);
 
 /// Entries kept apart; beyond that they are merged into one that covers them all.

@@ -7,7 +7,6 @@ use aoe_common::wire::{AtaRepr, ErrorCode, Frame};
 
 use super::super::PortId;
 use super::super::path::{PathState, Question};
-use super::super::quarantine::QUARANTINE;
 use super::{BAD_ANSWERS_MAX, Completion, Device, Event, Flight, IoError, Work};
 
 impl Device {
@@ -86,14 +85,13 @@ impl Device {
             let first = targets.next().map(|(_, path)| path.mac);
             targets.all(|(_, path)| Some(path.mac) == first) && self.disk.as_ref().is_some_and(|disk| disk.exactly_once)
         };
-        if active.work.writes() && flight.attempts > 1 && !is_recognised() {
+        let network_repeats = self.config.network_repeats;
+        if active.work.writes() && (flight.attempts > 1 || network_repeats) && !is_recognised() {
             let start = active.lba + flight.offset;
-            self.quarantine.add(
-                start,
-                start + flight.sectors,
-                flight.last_sent.max(now) + QUARANTINE,
-                Some((flight.tag, flight.attempts - 1)),
-            );
+            // Where answers are repeated, too, their number does not tell which copies have arrived.
+            let strays = (!network_repeats).then_some((flight.tag, flight.attempts - 1));
+            let until = flight.last_sent.max(now) + self.config.frame_life;
+            self.quarantine.add(start, start + flight.sectors, until, strays);
         }
         if let Err(error) = result {
             active.error.get_or_insert(error);

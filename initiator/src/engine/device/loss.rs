@@ -4,7 +4,6 @@ use aoe_common::ordering::Ordering;
 use aoe_common::time::Instant;
 
 use super::super::path::{LOSSES_TO_FAIL, SILENCE_TO_FAIL};
-use super::super::quarantine::QUARANTINE;
 use super::{ASK_EAGERLY, Device, DeviceState, Event, IoError};
 
 impl Device {
@@ -111,7 +110,8 @@ impl Device {
         let active = self.requests[flight.request as usize].as_ref().expect("flights belong to requests");
         if active.work.writes() {
             let start = active.lba + flight.offset;
-            self.quarantine.add(start, start + flight.sectors, flight.last_sent + QUARANTINE, None);
+            let until = flight.last_sent + self.config.frame_life;
+            self.quarantine.add(start, start + flight.sectors, until, None);
         }
     }
 }

@@ -60,6 +60,11 @@ pub struct DeviceConfig {
     /// Writes wait this long after the start: for a run that takes over from one that crashed, whose last
     /// writes may still be on their way.
     pub hold_writes: Duration,
+    /// How long a frame may live in the network.
+    pub frame_life: Duration,
+    /// The network may repeat frames by itself. A target that does not recognise copies is then never sent a write
+    /// of sectors that an earlier one, sent less than `frame_life` ago, may still hit.
+    pub network_repeats: bool,
 }
 
 /// What the user asks for.

@@ -7,7 +7,6 @@ use aoe_common::wire::{AtaFlags, AtaRepr, LBA28_MAX};
 
 use super::super::PortId;
 use super::super::frames::{self, Envelope};
-use super::super::quarantine::QUARANTINE;
 use super::{Active, Device, Flight, SLOW_TIMEOUT, TRIM_RANGE_SECTORS_MAX, Work, ZERO_SECTORS_MAX};
 
 impl Device {
@@ -40,7 +39,8 @@ impl Device {
                 self.resend.remove(at);
                 continue;
             };
-            let (source, sectors, safe_from) = (flight.source, flight.sectors, flight.last_sent + QUARANTINE);
+            let (source, sectors) = (flight.source, flight.sectors);
+            let safe_from = flight.last_sent + self.config.frame_life;
             let registered = flight.registered;
             let work = self.requests[flight.request as usize].as_ref().expect("flights belong to requests").work;
             let old = flight.path;

@@ -108,6 +108,75 @@ fn the_sectors_of_a_resent_write_wait_no_longer_than_a_frame_lives() {
 }
 
 #[test]
+fn the_operator_says_how_long_a_frame_lives() {
+    let config = DeviceConfig { frame_life: secs(2), ..config() };
+    let mut world = World::up_with(config, Target::new(vblade()), &[PORT]);
+    resent_write(&mut world);
+    let answered = world.now;
+    let over = world.submit(write_of(8, 1, 0x22));
+    world.unmute();
+    world.run_until_idle();
+    assert_eq!(world.result(over), Ok(()));
+    assert!(world.now >= answered + secs(2) && world.now < answered + secs(2) + ms(10));
+}
+
+/// The network makes copies of a write that was sent once, and of answers.
+#[test]
+fn where_the_network_repeats_frames_sectors_wait_out_its_copies() {
+    let config = DeviceConfig { network_repeats: true, frame_life: secs(2), ..config() };
+    let mut world = World::up_with(config, Target::new(vblade()), &[PORT]);
+    world.hold_transfers();
+    let write = world.submit(write_of(8, 1, 0x11));
+    let copy = world.held.remove(0);
+    world.serve(&copy);
+    assert_eq!(world.result(write), Ok(()));
+    let answered = world.now;
+    let over = world.submit(write_of(8, 1, 0x22));
+    let apart = world.submit(write_of(9, 1, 0x22));
+    let read = world.submit(read_of(8, 1));
+    world.serve_held();
+    assert!(world.is_done(apart) && world.is_done(read) && !world.is_done(over));
+    // Two answers, of which neither tells that no more copies come.
+    world.serve(&copy);
+    world.run(secs(1));
+    world.serve(&copy);
+    world.run(ms(900));
+    assert!(!world.is_done(over));
+    world.unmute();
+    world.run_until_idle();
+    assert!(world.now >= answered + secs(2) && world.now < answered + secs(2) + ms(10));
+    assert_eq!((world.result(over), world.targets[0].sector(8)), (Ok(()), 0x22));
+}
+
+#[test]
+fn where_the_network_repeats_frames_answers_to_a_resent_write_do_not_end_the_wait() {
+    let config = DeviceConfig { network_repeats: true, ..config() };
+    let mut world = World::up_with(config, Target::new(vblade()), &[PORT]);
+    let old = resent_write(&mut world);
+    let over = world.submit(write_of(8, 1, 0x22));
+    world.serve(&old);
+    world.run(secs(5));
+    assert!(world.held.is_empty(), "another copy may be on its way");
+    world.serve(&old);
+    world.unmute();
+    world.run_until_idle();
+    assert_eq!((world.result(over), world.targets[0].sector(8)), (Ok(()), 0x22));
+}
+
+#[test]
+fn a_target_that_runs_a_request_once_may_be_behind_a_network_that_repeats_frames() {
+    let config = DeviceConfig { network_repeats: true, ..config() };
+    let mut world = World::up_with(config, Target::new(ours()), &[PORT]);
+    let began = world.now;
+    for byte in [0x11, 0x22] {
+        let write = world.submit(write_of(8, 1, byte));
+        world.run_until_idle();
+        assert_eq!(world.result(write), Ok(()));
+    }
+    assert!(world.now < began + ms(10), "nothing waits");
+}
+
+#[test]
 fn writes_behind_one_in_quarantine_keep_their_order() {
     let mut world = World::up(Target::new(vblade()));
     resent_write(&mut world);

@@ -71,6 +71,8 @@ pub fn config() -> DeviceConfig {
         tag_start: 0x1000,
         dead_after: Some(secs(180)),
         hold_writes: Duration::ZERO,
+        frame_life: QUARANTINE,
+        network_repeats: false,
     }
 }
 
