@@ -107,6 +107,11 @@ pub struct ExportArgs {
     #[arg(long, value_enum, default_value_t = Io::Auto, value_name = "HOW")]
     pub io: Io,
 
+    /// Serve writes at once after a restart; a copy of an older write that the network still holds may then undo a
+    /// newer one [default: writes wait until the last process is gone for 10 s]
+    #[arg(long)]
+    pub no_hold: bool,
+
     /// Let clients change settings of many exports, or write to them, with one frame (to shelf or slot "any")
     #[arg(long)]
     pub allow_wildcard_edits: bool,

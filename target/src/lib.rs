@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod disk;
 pub mod engine;
+mod hold;
 mod lanes;
 pub mod serve;
 pub mod state;

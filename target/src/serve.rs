@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 use aoe_common::addr::Address;
 use aoe_common::frame::SECTOR;
-use aoe_common::link::{Interface, LinkError, LinkWatch, ethernet_interfaces};
+use aoe_common::link::{Interface, LinkError, LinkWatch, ethernet_interfaces, monotonic_now};
 use aoe_common::mailbox::Mailbox;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::io::Interest;
@@ -24,6 +24,7 @@ use tokio::time::{Duration, Instant, sleep_until, timeout};
 use crate::cli::{ExportArgs, Place};
 use crate::disk::{DiskFile, DiskOptions};
 use crate::engine::export::{ExportConfig, StoredState};
+use crate::hold::{Marker, keep_fresh};
 use crate::state::{StateDirectory, Store, image_name, summary};
 use crate::worker::{Mail, Plan, STOP_TIME, Served, Worker};
 
@@ -48,6 +49,7 @@ pub fn serve(args: &ExportArgs, places: &[Place]) -> Result<()> {
         for Served { config, stored, image, .. } in &mut exports {
             *stored = directory.load(config.address, image);
         }
+        hold_writes(args, directory, &mut exports)?;
     }
     for Served { config, disk, .. } in exports.iter().filter(|export| export.disk.tail_bytes() > 0) {
         let (address, path, tail) = (config.address, disk.path().display(), disk.tail_bytes());
@@ -58,6 +60,19 @@ pub fn serve(args: &ExportArgs, places: &[Place]) -> Result<()> {
     // A worker that is stuck in the kernel must not hold up the exit.
     runtime.shutdown_background();
     result
+}
+
+/// Lets exports that were served just before hold their writes, and has it marked from then on that they are served.
+fn hold_writes(args: &ExportArgs, directory: &StateDirectory, exports: &mut [Served]) -> Result<()> {
+    let mut markers = Vec::new();
+    for Served { config, hold_until, .. } in exports.iter_mut().filter(|export| !export.config.read_only) {
+        let path = directory.path().join(format!("{}.served", config.address));
+        let (marker, until) = Marker::open(&path, monotonic_now(), !args.no_hold)
+            .map_err(|error| anyhow!("{}: {error}; name a directory with --state-dir", path.display()))?;
+        *hold_until = until;
+        markers.push(marker);
+    }
+    keep_fresh(markers).context("cannot start a thread")
 }
 
 /// Opens all files before anything is started.
@@ -94,7 +109,7 @@ fn open_exports(args: &ExportArgs, places: &[Place]) -> Result<Vec<Served>> {
             physical_sector_exponent: (disk.physical_sector() / SECTOR as u32).ilog2() as u8,
             rotational: disk.rotational(),
         };
-        exports.push(Served { config, disk, stored: StoredState::default(), image });
+        exports.push(Served { config, disk, stored: StoredState::default(), image, hold_until: None });
     }
     Ok(exports)
 }
@@ -212,22 +227,29 @@ impl Control<'_> {
     }
 
     /// What is said of an export when it is served, in two parts: between them goes how its disk is reached.
-    fn line(&self, Served { config, disk, stored, .. }: &Served) -> Line {
+    fn line(&self, Served { config, disk, stored, hold_until, .. }: &Served) -> Line {
         let size = human_size(disk.size_bytes());
         let access = if config.read_only { "read-only" } else { "read-write" };
         let (address, path, cache) = (config.address, disk.path().display(), self.args.cache.name());
         let direct = if self.args.direct { "  direct" } else { "" };
+        let settings = (*stored != StoredState::default())
+            .then(|| format!("  {address} keeps what clients set: {}", summary(stored)));
+        let hold = hold_until.map(|until| {
+            let seconds = until.since(monotonic_now()).as_secs_f64().ceil();
+            format!(
+                "  {address} was served just before: writes wait {seconds} s for late copies to be gone (see --no-hold)"
+            )
+        });
         Line {
             head: format!("serving {address}  {path}  {size}  {access}  cache {cache}{direct}"),
-            settings: (*stored != StoredState::default())
-                .then(|| format!("  {address} keeps what clients set: {}", summary(stored))),
+            notes: settings.into_iter().chain(hold).collect(),
         }
     }
 }
 
 struct Line {
     head: String,
-    settings: Option<String>,
+    notes: Vec<String>,
 }
 
 /// Says what is served. Nobody may be reading that.
@@ -239,10 +261,10 @@ fn announce(lines: &[Line], engine: &str, interfaces: &[Interface]) {
     let on = interfaces.iter().map(name).collect::<Vec<_>>().join(", ");
     let on = if on.is_empty() { "no interface yet" } else { &on };
     let mut out = io::stdout().lock();
-    for Line { head, settings } in lines {
+    for Line { head, notes } in lines {
         let _ = writeln!(out, "{head}  {engine}  on {on}");
-        if let Some(settings) = settings {
-            let _ = writeln!(out, "{settings}");
+        for note in notes {
+            let _ = writeln!(out, "{note}");
         }
     }
     let _ = out.flush();

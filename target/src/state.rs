@@ -63,7 +63,8 @@ impl StateDirectory {
             Some(path) => Self::at(path).map(Some),
             None => Self::at(DEFAULT_DIRECTORY.into()).map(Some).or_else(|error| {
                 tracing::warn!(
-                    "{DEFAULT_DIRECTORY}: {error}; what clients set is lost at the end, name a directory with --state-dir"
+                    "{DEFAULT_DIRECTORY}: {error}; what clients set is lost at the end, and after a restart late copies of writes are not \
+                     recognised; name a directory with --state-dir"
                 );
                 Ok(None)
             }),
@@ -110,6 +111,11 @@ impl StateDirectory {
         out.sync_all()?;
         fs::rename(&new, &file)?;
         self.sync()
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     fn file(&self, address: Address) -> PathBuf {

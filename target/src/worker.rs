@@ -74,6 +74,8 @@ pub(crate) struct Served {
     pub stored: StoredState,
     /// The image's name for [`Store`].
     pub image: PathBuf,
+    /// Until when it takes no writes, because it was served just before.
+    pub hold_until: Option<Instant>,
 }
 
 /// What a worker is told at its start.
@@ -118,10 +120,13 @@ impl Worker {
         let mut disks = Disks::new(disk_engine, DISK_DEPTH).context("io_uring; try `--io auto`")?;
         let mut images = Vec::with_capacity(exports.len());
         let mut addresses = Vec::with_capacity(exports.len());
-        for Served { config, disk, stored, image } in exports {
+        for Served { config, disk, stored, image, hold_until } in exports {
             addresses.push((config.address.shelf, config.address.slot));
             let id = engine.add_export(config, stored).expect("the command line names each address once");
             assert_eq!(id.0 as usize, images.len(), "the engine counts its exports");
+            if let Some(until) = hold_until {
+                engine.hold_writes(id, until);
+            }
             disks.insert(id, disk);
             images.push(image);
         }
@@ -336,7 +341,7 @@ impl Worker {
         for export in self.engine.exports() {
             let counters = export.counters;
             tracing::info!(
-                "{}: {} reads ({} bytes), {} writes ({} bytes), {} flushes; {} failed, {} repeated, {} stale",
+                "{}: {} reads ({} bytes), {} writes ({} bytes), {} flushes; {} failed, {} repeated, {} stale, {} held",
                 export.config.address,
                 counters.reads,
                 counters.read_bytes,
@@ -345,7 +350,8 @@ impl Worker {
                 counters.flushes,
                 counters.failures,
                 counters.repeats,
-                counters.stale
+                counters.stale,
+                counters.held
             );
             let mut records: Vec<&Record> = export.ledger.records().collect();
             records.sort_unstable_by_key(|record| record.station.octets());

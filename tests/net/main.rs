@@ -8,4 +8,5 @@ mod hostile_client;
 mod hostile_target;
 mod lab;
 mod main_job;
+mod restart;
 mod station_record;

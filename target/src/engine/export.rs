@@ -3,6 +3,7 @@
 use aoe_common::addr::Address;
 use aoe_common::ata::Identify;
 use aoe_common::ordering::Ordering;
+use aoe_common::time::Instant;
 use aoe_common::wire::MacAddr;
 
 use super::access::Access;
@@ -71,6 +72,8 @@ pub struct Counters {
     pub repeats: u64,
     /// Writes dropped because the same station had a newer one run.
     pub stale: u64,
+    /// Writes dropped because they came soon after a restart.
+    pub held: u64,
     /// Requests that had to wait for an overlapping one.
     pub waits: u64,
     /// Requests of stations that may not use the export.
@@ -107,6 +110,8 @@ pub struct Export {
     pub counters: Counters,
     /// For whom.
     pub ledger: Ledger,
+    /// Until when writes are dropped.
+    pub hold_writes_until: Instant,
 }
 
 impl Export {
@@ -125,6 +130,7 @@ impl Export {
             durability,
             counters: Counters::default(),
             ledger: Ledger::default(),
+            hold_writes_until: Instant::ZERO,
         }
     }
 

@@ -12,7 +12,7 @@
 //! 4. Disk operations handed out at the same time may run together and complete in any order: the engine
 //!    holds back whatever must wait.
 //! 5. A crash is a drop of the value. What has to survive goes through `poll_persist`, and a request that
-//!    changes it is answered only after `handle_persisted`.
+//!    changes it is answered only after `handle_persisted`. A driver that starts anew calls `hold_writes`.
 //!
 //! What the engine promises to stations: an answer tells what happened; overlapping operations run in order
 //! of arrival; a request that comes again under its old tag runs once; a write that a newer one of the same station
@@ -294,6 +294,12 @@ impl Target {
     /// An export.
     pub fn export(&self, disk: DiskId) -> &Export {
         &self.exports[disk.0 as usize]
+    }
+
+    /// The process before served this export until just now: runs no write until then. It has answered writes of
+    /// which this value knows nothing, and copies of those may still be on their way.
+    pub fn hold_writes(&mut self, disk: DiskId, until: Instant) {
+        self.exports[disk.0 as usize].hold_writes_until = until;
     }
 
     /// All exports.

@@ -130,6 +130,11 @@ impl Target {
     /// A request that changes the disk: run once, however often it comes.
     fn change(&mut self, now: Instant, job: &Job<'_>) {
         let Job { export: index, to, ata, .. } = *job;
+        let export = &mut self.exports[index as usize];
+        if now < export.hold_writes_until {
+            export.counters.held += 1;
+            return;
+        }
         let by_mac = RequestKey {
             export: index,
             station: Station::Mac(to.station),

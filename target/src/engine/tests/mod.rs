@@ -12,9 +12,9 @@ mod bounds;
 mod config;
 mod durability;
 mod frames;
+mod late;
 mod order;
 mod price;
-mod stale;
 
 use aoe_common::ata::{Identify, command, feature};
 use aoe_common::frame::{HEADROOM, MIN_FRAME, SECTOR};

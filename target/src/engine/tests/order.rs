@@ -219,3 +219,22 @@ fn a_wildcard_write_is_refused_unless_allowed() {
     assert!(answers.iter().all(|answer| answer.error() == Some(ErrorCode::BadArgument)));
     assert!(bench.asked.is_empty());
 }
+
+#[test]
+fn after_a_restart_no_write_runs_until_no_frame_from_before_lives() {
+    let mut bench = Bench::with(SETTINGS, [export(2), export(3)]);
+    let until = bench.now + stale::LIFE;
+    bench.target.hold_writes(DISK, until);
+    bench.wait(9);
+    for frame in [write(A, 1, 0, 0x11), trim(A, 2, &[(4, 1)]), command48(A, 3, command::ZERO_EXT, 6, 1)] {
+        bench.silent(&frame);
+    }
+    assert!(bench.asked.is_empty());
+    for frame in [read(A, 4, 0, 1), flush(A, 5), identify(A, 6), to("e1.3", write(A, 7, 0, 0x22))] {
+        assert_eq!(bench.answer(&frame).outcome(), OK);
+    }
+    assert_eq!(bench.answer(&config(A, 8, ConfigCommand::Read, b"")).error(), None);
+    bench.wait(1);
+    assert_eq!(bench.answer(&write(A, 1, 0, 0x11)).outcome(), OK);
+    assert_eq!((bench.sector(0), bench.export().counters.held), (0x11, 3));
+}

@@ -1,0 +1,155 @@
+//! Holding writes after a restart.
+//!
+//! A target that starts knows nothing of what the process before it has run. A copy of a write that one answered may
+//! still be in the network, and come after a newer write to the same place. So for as long as a frame lives after the
+//! last process served an export, the new one runs no write to it; clients send theirs again.
+//!
+//! How it knows: while writes may run, the time of a file of the export in the state directory is kept fresh, by a
+//! thread of its own, since a directory can be slow. A host that lost power may have lost a newer time of that file; so
+//! the export counts as served until the host started, at least.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use aoe_common::link::monotonic_now;
+use aoe_common::time::{Duration, Instant};
+
+use crate::engine::stale::LIFE;
+
+/// How often the time of the files is set.
+const REFRESH_EVERY: Duration = Duration::from_millis(500);
+
+/// How old the time of a file is at the most while its export is served.
+const LAG: Duration = Duration::from_secs(1);
+
+/// The file that tells when writes to an export could last run.
+#[derive(Debug)]
+pub(crate) struct Marker {
+    path: PathBuf,
+    file: File,
+    /// When it is to be kept fresh: not while writes are held, so that one restart after the other does not hold them
+    /// for ever.
+    from: Instant,
+    failed: bool,
+}
+
+impl Marker {
+    /// Opens or makes the file. Tells too until when writes have to be held, if at all.
+    pub(crate) fn open(path: &Path, now: Instant, may_hold: bool) -> io::Result<(Self, Option<Instant>)> {
+        let served = match fs::metadata(path) {
+            Ok(metadata) => Some(metadata.modified()?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        if served.is_none() {
+            File::open(path.parent().expect("a file is in a directory"))?.sync_all()?;
+        }
+        let until = served.filter(|_| may_hold).and_then(|served| hold_until(now, SystemTime::now(), served));
+        let from = until.map_or(now, |until| until - LAG);
+        Ok((Self { path: path.to_owned(), file, from, failed: false }, until))
+    }
+
+    fn refresh(&mut self, now: Instant) {
+        if now < self.from {
+            return;
+        }
+        let result = self.file.set_modified(SystemTime::now());
+        if let Err(error) = &result
+            && !self.failed
+        {
+            let path = self.path.display();
+            tracing::warn!("{path}: {error}; a restart will not hold writes as it should, check the state directory");
+        }
+        self.failed = result.is_err();
+    }
+}
+
+/// Keeps the files fresh until the program ends.
+pub(crate) fn keep_fresh(mut markers: Vec<Marker>) -> io::Result<()> {
+    let refresh = move || {
+        loop {
+            let now = monotonic_now();
+            markers.iter_mut().for_each(|marker| marker.refresh(now));
+            std::thread::sleep(REFRESH_EVERY);
+        }
+    };
+    std::thread::Builder::new().name("aoe-marker".to_owned()).spawn(refresh).map(drop)
+}
+
+/// Until when to hold writes of an export that was last seen served at this time. `now` counts from the host's start.
+fn hold_until(now: Instant, clock: SystemTime, served: SystemTime) -> Option<Instant> {
+    // A time in the future tells that the clock was set; then it may have been just now.
+    let ago = clock.duration_since(served).unwrap_or_default().min(now.since(Instant::ZERO));
+    let left = (LIFE + LAG).saturating_sub(ago);
+    (!left.is_zero()).then(|| now + left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UP_FOR: Duration = Duration::from_secs(100);
+
+    fn held(served_ago: i64, up_for: Duration) -> Option<u64> {
+        let clock = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let ago = Duration::from_secs(served_ago.unsigned_abs());
+        let served = if served_ago < 0 { clock + ago } else { clock - ago };
+        let now = Instant::ZERO + up_for;
+        hold_until(now, clock, served).map(|until| until.since(now).as_secs())
+    }
+
+    #[test]
+    fn writes_are_held_until_no_frame_from_before_lives() {
+        assert_eq!(held(0, UP_FOR), Some(11));
+        assert_eq!(held(4, UP_FOR), Some(7));
+        assert_eq!(held(11, UP_FOR), None);
+        assert_eq!(held(1_000_000, UP_FOR), None);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_and_a_host_that_just_started_count_as_now() {
+        assert_eq!(held(-3600, UP_FOR), Some(11));
+        assert_eq!(held(3600, Duration::from_secs(2)), Some(9));
+        assert_eq!(held(3600, Duration::from_secs(20)), None);
+    }
+
+    #[test]
+    fn a_marker_is_made_once_and_tells_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("e0.1.served");
+        let now = monotonic_now();
+        let (marker, first) = Marker::open(&path, now, true).unwrap();
+        assert_eq!((first, marker.from), (None, now), "never served before");
+        let (marker, second) = Marker::open(&path, now, true).unwrap();
+        let until = second.expect("served just now");
+        assert!(until > now + LIFE && until <= now + LIFE + LAG);
+        assert_eq!(marker.from, until - LAG, "fresh before the first write runs, and not long before");
+        let (marker, none) = Marker::open(&path, now, false).unwrap();
+        assert_eq!((none, marker.from), (None, now));
+    }
+
+    #[test]
+    fn a_marker_is_fresh_only_while_writes_may_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("e0.1.served");
+        let long_ago = SystemTime::now() - Duration::from_secs(5);
+        let (mut marker, _) = Marker::open(&path, monotonic_now(), true).unwrap();
+        marker.file.set_modified(long_ago).unwrap();
+        let (mut held, until) = Marker::open(&path, monotonic_now(), true).unwrap();
+        held.refresh(monotonic_now());
+        assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), long_ago);
+        held.refresh(until.unwrap());
+        assert!(fs::metadata(&path).unwrap().modified().unwrap() > long_ago);
+        marker.refresh(monotonic_now());
+        assert!(!marker.failed);
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Marker::open(&folder.path().join("no/e0.1.served"), monotonic_now(), true).is_err());
+    }
+}
