@@ -63,8 +63,8 @@ impl StateDirectory {
             Some(path) => Self::at(path).map(Some),
             None => Self::at(DEFAULT_DIRECTORY.into()).map(Some).or_else(|error| {
                 tracing::warn!(
-                    "{DEFAULT_DIRECTORY}: {error}; what clients set is lost at the end, and after a restart late copies of writes are not \
-                     recognised; name a directory with --state-dir"
+                    "{DEFAULT_DIRECTORY}: {error}; what clients set is lost at the end, and late copies of writes are not \
+                     recognised after a restart; name a directory with --state-dir"
                 );
                 Ok(None)
             }),
