@@ -22,9 +22,12 @@ Examples:
 
 AoE has no passwords and no encryption: whoever can send frames on the segment can use the disk.
 
+When the disk below loses data that was acknowledged (a failed sync), an export refuses writes and flushes, also after a
+restart; reads go on. Check the disk and what is on it, then start once with --clear-error.
+
 Exit codes:
   0  stopped cleanly (SIGTERM, SIGINT)
-  1  cannot serve, or can no longer
+  1  cannot serve, can no longer, or could not sync the disks at the stop
   2  wrong usage";
 
 /// Shares files and block devices as disks on an Ethernet segment (ATA over Ethernet).
@@ -98,6 +101,11 @@ pub struct ExportArgs {
     /// [default: $AOE_STATE_DIR, else /var/lib/aoe-target]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+
+    /// Take writes again after data was lost below (a failed sync); to be given once, when the disk and its content
+    /// have been checked
+    #[arg(long)]
+    pub clear_error: bool,
 
     /// Serving threads; each serves its share of the exports
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]

@@ -25,7 +25,7 @@ use crate::cli::{ExportArgs, Place};
 use crate::disk::{DiskFile, DiskOptions};
 use crate::engine::export::{ExportConfig, StoredState};
 use crate::hold::{Marker, keep_fresh};
-use crate::state::{StateDirectory, Store, image_name, summary};
+use crate::state::{StateDirectory, Store, image_name, reason, summary};
 use crate::worker::{Mail, Plan, STOP_TIME, Served, Worker};
 
 /// How often interfaces are looked at without word of a change.
@@ -48,8 +48,21 @@ pub fn serve(args: &ExportArgs, places: &[Place]) -> Result<()> {
     if let Some(directory) = &directory {
         for Served { config, stored, image, .. } in &mut exports {
             *stored = directory.load(config.address, image);
+            if args.clear_error {
+                clear_error(directory, config.address, image, stored)?;
+            }
         }
         hold_writes(args, directory, &mut exports)?;
+    }
+    for Served { config, disk, stored, .. } in &exports {
+        let (address, path) = (config.address, disk.path().display());
+        if let Some(errno) = stored.lost {
+            tracing::error!(
+                "{address}: {path}: acknowledged data may have been lost before this start: {}; writes and flushes are \
+                 refused, reads are served: check the disk and what is on it, then start with --clear-error",
+                reason(errno)
+            );
+        }
     }
     for Served { config, disk, .. } in exports.iter().filter(|export| export.disk.tail_bytes() > 0) {
         let (address, path, tail) = (config.address, disk.path().display(), disk.tail_bytes());
@@ -73,6 +86,17 @@ fn hold_writes(args: &ExportArgs, directory: &StateDirectory, exports: &mut [Ser
         markers.push(marker);
     }
     keep_fresh(markers).context("cannot start a thread")
+}
+
+/// Forgets that data was lost, for good.
+fn clear_error(directory: &StateDirectory, address: Address, image: &Path, stored: &mut StoredState) -> Result<()> {
+    let Some(errno) = stored.lost.take() else {
+        tracing::info!("{address}: there is no error to clear");
+        return Ok(());
+    };
+    directory.save(address, image, stored).with_context(|| format!("{address}: the error cannot be cleared"))?;
+    tracing::warn!("{address}: cleared: acknowledged data may have been lost: {}; writes are taken again", reason(errno));
+    Ok(())
 }
 
 /// Opens all files before anything is started.
@@ -229,10 +253,14 @@ impl Control<'_> {
     /// What is said of an export when it is served, in two parts: between them goes how its disk is reached.
     fn line(&self, Served { config, disk, stored, hold_until, .. }: &Served) -> Line {
         let size = human_size(disk.size_bytes());
-        let access = if config.read_only { "read-only" } else { "read-write" };
+        let access = match (config.read_only, stored.lost) {
+            (true, _) => "read-only",
+            (false, None) => "read-write",
+            (false, Some(_)) => "writes refused",
+        };
         let (address, path, cache) = (config.address, disk.path().display(), self.args.cache.name());
         let direct = if self.args.direct { "  direct" } else { "" };
-        let settings = (*stored != StoredState::default())
+        let settings = (*stored != StoredState { lost: stored.lost, ..StoredState::default() })
             .then(|| format!("  {address} keeps what clients set: {}", summary(stored)));
         let hold = hold_until.map(|until| {
             let seconds = until.since(monotonic_now()).as_secs_f64().ceil();
@@ -356,10 +384,11 @@ impl Workers {
             mailbox.leave(|mail| mail.stop = true);
         }
         let all_ended = async {
+            let mut first = Ok(());
             while let Some(end) = self.ends.join_next().await {
-                end??;
+                first = first.and(end?);
             }
-            Ok(())
+            first
         };
         timeout(STOP_TIME + STOP_GRACE, all_ended).await.context("a disk does not answer; stopped without it")?
     }

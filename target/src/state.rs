@@ -1,4 +1,5 @@
-//! What clients set and a restart must not lose: config string, mask list and reservation, one file per export.
+//! What a restart must not lose: what clients set (config string, mask list, reservation), and that data was lost below,
+//! one file per export.
 //!
 //! A file is written whole beside the old one, synced and renamed over it, so that a crash leaves the old settings
 //! or the new ones. Settings belong to a disk, not only to an address: a file that was written for another image is
@@ -53,6 +54,9 @@ struct StateFile {
     mask: Vec<String>,
     #[serde(default)]
     reservation: Vec<String>,
+    /// The errno with which data was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lost: Option<i32>,
 }
 
 impl StateDirectory {
@@ -63,8 +67,8 @@ impl StateDirectory {
             Some(path) => Self::at(path).map(Some),
             None => Self::at(DEFAULT_DIRECTORY.into()).map(Some).or_else(|error| {
                 tracing::warn!(
-                    "{DEFAULT_DIRECTORY}: {error}; what clients set is lost at the end, and late copies of writes are not \
-                     recognised after a restart; name a directory with --state-dir"
+                    "{DEFAULT_DIRECTORY}: {error}; what clients set, and errors, are forgotten at the end, and late copies of \
+                     writes are not recognised after a restart; name a directory with --state-dir"
                 );
                 Ok(None)
             }),
@@ -131,7 +135,7 @@ impl StateDirectory {
         let aside = self.path.join(format!("{address}.toml.{suffix}"));
         match fs::rename(&file, &aside) {
             Ok(()) => tracing::warn!(
-                "{address}: stored settings are not used: {why}; they are now in {}, check the mask list",
+                "{address}: stored settings are not used: {why}; they are now in {}, check the mask list and whether `lost` is in it",
                 aside.display()
             ),
             Err(error) => tracing::warn!(
@@ -149,7 +153,12 @@ pub fn image_name(path: &Path) -> io::Result<PathBuf> {
     if fs::metadata(path)?.file_type().is_block_device() { std::path::absolute(path) } else { fs::canonicalize(path) }
 }
 
-/// Settings in a line for people.
+/// A loss below, as people know its errno.
+pub fn reason(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}
+
+/// What clients set, in a line for people.
 pub fn summary(state: &StoredState) -> String {
     let stations = |count| if count == 1 { "1 station".to_owned() } else { format!("{count} stations") };
     format!(
@@ -184,6 +193,7 @@ fn parse(text: &str) -> Result<(PathBuf, StoredState), String> {
         config_string: bytes(&file.config_string)?,
         mask: stations(&file.mask)?,
         reservation: stations(&file.reservation)?,
+        lost: file.lost,
     };
     if state.config_string.len() > CONFIG_STRING_MAX
         || state.mask.len() > MASK_MAX
@@ -202,6 +212,7 @@ fn emit(image: &Path, state: &StoredState) -> String {
         config_string: encode(&state.config_string),
         mask: texts(&state.mask),
         reservation: texts(&state.reservation),
+        lost: state.lost,
     };
     toml::to_string(&file).expect("numbers, texts and lists of texts always fit TOML")
 }
@@ -277,6 +288,7 @@ mod tests {
             config_string: b"host=\xff\0 blue".to_vec(),
             mask: vec![MacAddr(2, 0, 0, 0, 0, 0xa)],
             reservation: vec![MacAddr(2, 0, 0, 0, 0, 0xb), MacAddr(2, 0, 0, 0, 0, 0xc)],
+            lost: Some(5),
         }
     }
 

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use aoe_common::addr::Address;
-use aoe_common::frame::SECTOR;
+use aoe_common::frame::{FrameBuffer, SECTOR};
 use aoe_common::link::{Filter, Interface, monotonic_now};
 use aoe_common::mailbox::Mailbox;
 use aoe_common::time::{Duration, Instant};
@@ -19,13 +19,13 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::sync::Notify;
 
-use crate::disk::{DiskFile, Disks, EngineChoice};
+use crate::disk::{DiskFile, Disks, EngineChoice, MAX_DISKS};
 use crate::engine::export::{ExportConfig, StoredState};
 use crate::engine::ledger::Record;
-use crate::engine::operation::{DiskError, DiskId};
+use crate::engine::operation::{DiskError, DiskId, DiskOperation, DiskOperationKind, OperationId};
 use crate::engine::{EngineConfig, Event, Persist, ShutOut, Target};
 use crate::lanes::{Lanes, Progress};
-use crate::state::{Save, Store, summary};
+use crate::state::{Save, Store, reason, summary};
 
 /// Frame buffers of a worker, each for one request or answer; 9 MiB at MTU 9000, made when first needed. When all are
 /// in use, frames wait in the rings of the ports.
@@ -37,8 +37,11 @@ const DISK_DEPTH: u32 = 512;
 /// How often one round looks for operations that ended at once and those that waited for them.
 const DISK_PASSES: usize = 8;
 
-/// How often the sizes of the files are read.
-const SIZE_CHECK_EVERY: Duration = Duration::from_secs(2);
+/// How often the sizes of the files are read, and whether the kernel lost data of them.
+const DISK_CHECK_EVERY: Duration = Duration::from_secs(2);
+
+/// How often it is tried again to store that data was lost.
+const SAVE_AGAIN_EVERY: Duration = Duration::from_secs(30);
 
 /// How long a worker that is told to stop finishes what is under way.
 pub(crate) const STOP_TIME: Duration = Duration::from_secs(10);
@@ -107,9 +110,14 @@ pub(crate) struct Worker {
     /// The same without the ports, for times when no frame can be taken.
     all_but_ports: Epoll,
     wakeups: [EpollEvent; 64],
-    check_sizes_at: Instant,
+    check_disks_at: Instant,
+    save_again_at: Instant,
     logged: LogLimit,
     stop_by: Option<Instant>,
+    /// Syncs at the stop that are under way, once they were begun.
+    last_sync: Option<usize>,
+    /// An export whose sync at the stop failed.
+    lost_at_stop: Option<Address>,
 }
 
 impl Worker {
@@ -155,9 +163,12 @@ impl Worker {
             everything,
             all_but_ports,
             wakeups: [EpollEvent::empty(); 64],
-            check_sizes_at: monotonic_now() + SIZE_CHECK_EVERY,
+            check_disks_at: monotonic_now() + DISK_CHECK_EVERY,
+            save_again_at: monotonic_now() + SAVE_AGAIN_EVERY,
             logged: LogLimit::default(),
             stop_by: None,
+            last_sync: None,
+            lost_at_stop: None,
         })
     }
 
@@ -176,14 +187,19 @@ impl Worker {
                 let received = self.lanes.receive(now, &mut self.engine);
                 moved += self.note(received);
             }
+            if self.stop_by.is_some() && self.last_sync.is_none() && self.is_idle() {
+                self.begin_last_sync();
+            }
             moved += self.run_disks(now)?;
             self.save_settings();
             moved += self.transmit(now);
             self.report(now);
-            self.check_sizes(now);
+            self.check_disks(now);
             if self.is_finished(now) {
                 self.log_totals();
-                return Ok(());
+                return self.lost_at_stop.take().map_or(Ok(()), |address| {
+                    Err(anyhow!("{address}: its last writes could not be synced, they may be lost"))
+                });
             }
             if moved == 0 {
                 self.sleep()?;
@@ -204,6 +220,7 @@ impl Worker {
         }
         if stop && self.stop_by.is_none() {
             self.stop_by = Some(now + STOP_TIME);
+            self.engine.save_again();
         }
     }
 
@@ -224,8 +241,18 @@ impl Worker {
                 .context("io_uring does not work any more; start again, with `--io sync` if it repeats")?;
             let mut completed = 0;
             self.disks.completions(|completion| {
-                self.engine.handle_completion(now, completion);
                 completed += 1;
+                match last_synced(completion.id) {
+                    None => self.engine.handle_completion(now, completion),
+                    Some(disk) => {
+                        self.last_sync = self.last_sync.map(|left| left - 1);
+                        if let Err(error) = completion.result {
+                            let DiskError::Lost(errno) = error else { panic!("a flush fails by a loss, not as {error:?}") };
+                            self.engine.handle_loss(disk, errno);
+                            self.lost_at_stop = Some(self.engine.export(disk).config.address);
+                        }
+                    }
+                }
             });
             moved += submitted + completed;
             if completed == 0 {
@@ -267,22 +294,29 @@ impl Worker {
     fn report(&mut self, now: Instant) {
         while let Some(event) = self.engine.poll_event() {
             if let Event::DiskFailed { error: DiskError::Short, .. } = event {
-                self.check_sizes_at = now;
+                self.check_disks_at = now;
             }
             self.logged.log(now, &event);
         }
     }
 
-    /// Follows files that grow or shrink.
-    fn check_sizes(&mut self, now: Instant) {
-        if now < self.check_sizes_at {
+    /// Follows files that grow or shrink, and hears of write-back that failed though nobody asked for a sync.
+    fn check_disks(&mut self, now: Instant) {
+        if now >= self.save_again_at {
+            self.save_again_at = now + SAVE_AGAIN_EVERY;
+            self.engine.save_again();
+        }
+        if now < self.check_disks_at {
             return;
         }
-        self.check_sizes_at = now + SIZE_CHECK_EVERY;
+        self.check_disks_at = now + DISK_CHECK_EVERY;
         for id in (0..self.images.len() as u32).map(DiskId) {
+            let disk = self.disks.file_mut(id).expect("each export has its disk");
+            if let Err(DiskError::Lost(errno)) = disk.check() {
+                self.engine.handle_loss(id, errno);
+            }
             let export = &self.engine.export(id).config;
             let (address, before) = (export.address, export.sectors);
-            let disk = self.disks.file_mut(id).expect("each export has its disk");
             match disk.refresh_size() {
                 Ok(false) => continue,
                 Ok(true) => {}
@@ -307,20 +341,43 @@ impl Worker {
         }
     }
 
-    /// Whether a worker that stops has done what was under way, or has no more time for it.
+    /// Whether a worker that stops has done what was under way and synced its disks, or has no more time for it.
     fn is_finished(&self, now: Instant) -> bool {
         let Some(stop_by) = self.stop_by else { return false };
-        let idle = self.engine.in_flight() == 0 && self.saving == 0 && self.lanes.all_sent();
+        let idle = self.is_idle() && self.last_sync == Some(0);
         if !idle && now >= stop_by {
-            tracing::warn!("{} requests are unfinished after {} s", self.engine.in_flight(), STOP_TIME.as_secs());
+            let (requests, syncs) = (self.engine.in_flight(), self.last_sync.unwrap_or(self.images.len()));
+            let seconds = STOP_TIME.as_secs();
+            tracing::warn!("{requests} requests are unfinished and {syncs} disks not synced after {seconds} s");
         }
         idle || now >= stop_by
+    }
+
+    fn is_idle(&self) -> bool {
+        self.engine.in_flight() == 0 && self.saving == 0 && self.lanes.all_sent()
+    }
+
+    /// Syncs all disks before the end: if what was acknowledged and not yet flushed cannot be written, this is the last
+    /// time to hear of that.
+    fn begin_last_sync(&mut self) {
+        let exports = (0..self.images.len() as u32).map(DiskId);
+        let trusted = exports.filter(|id| {
+            let export = self.engine.export(*id);
+            !export.config.read_only && export.durability.poisoned().is_none()
+        });
+        let mut begun = 0;
+        for disk in trusted {
+            let (id, kind, buffer) = (last_sync_of(disk), DiskOperationKind::Flush, FrameBuffer::new(0));
+            self.disks.submit(DiskOperation { id, disk, kind, buffer });
+            begun += 1;
+        }
+        self.last_sync = Some(begun);
     }
 
     fn sleep(&mut self) -> Result<()> {
         let takes_frames = self.engine.has_room() && self.stop_by.is_none();
         let epoll = if takes_frames { &self.everything } else { &self.all_but_ports };
-        let until = [self.lanes.retry_at(), self.stop_by].into_iter().flatten().fold(self.check_sizes_at, Instant::min);
+        let until = [self.lanes.retry_at(), self.stop_by].into_iter().flatten().fold(self.check_disks_at, Instant::min);
         let millis = until.since(monotonic_now()).as_nanos().div_ceil(1_000_000);
         let woken = match epoll.wait(&mut self.wakeups, EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))) {
             Ok(woken) => woken,
@@ -369,6 +426,16 @@ impl Worker {
         }
         self.lanes.log_totals();
     }
+}
+
+/// The operation that syncs a disk at the stop. The engine's own are numbered from 0, one for each buffer.
+fn last_sync_of(disk: DiskId) -> OperationId {
+    OperationId(u32::MAX - disk.0)
+}
+
+/// The disk that an operation syncs at the stop.
+fn last_synced(id: OperationId) -> Option<DiskId> {
+    (id.0 > u32::MAX - MAX_DISKS).then(|| DiskId(u32::MAX - id.0))
 }
 
 /// What is on record of a station, as the report at the end says it.
@@ -424,9 +491,19 @@ impl LogLimit {
                     tracing::error!("{address}: {station} serves this address too; one of the two must go{more}");
                 }
             }
-            Event::Poisoned { address, error } => tracing::error!(
-                "{address}: {error}; written data may be lost, no more writes are taken: check the disk, start again"
+            Event::Poisoned { address, errno } => tracing::error!(
+                "{address}: acknowledged data may be lost: {}; writes and flushes are refused from now on, reads go on: \
+                 check the disk and what is on it, then start with --clear-error",
+                reason(*errno)
             ),
+            Event::PoisonNotStored { address } => {
+                if let Some(more) = self.admit(now, *address, Kind::Store) {
+                    tracing::error!(
+                        "{address}: its loss of data could not be stored, a restart would forget it: make the state \
+                         directory writable; trying again{more}"
+                    );
+                }
+            }
             Event::DiskFailed { address, error } => {
                 if let Some(more) = self.admit(now, *address, Kind::Disk) {
                     tracing::error!("{address}: {error}{more}");

@@ -180,7 +180,10 @@ impl Disks {
             self.start_waiting();
             let Some(ring) = &mut self.ring else { return Ok(()) };
             ring.enter(|job, result| {
-                entry_mut(&mut self.entries, job.disk()).busy -= 1;
+                let entry = entry_mut(&mut self.entries, job.disk());
+                entry.busy -= 1;
+                // Another sync may have been told that this one's data is lost.
+                let result = if job.syncs() { result.and_then(|()| entry.file.check()) } else { result };
                 self.completed.push_back(job.finish(result));
             })?;
             if !ring.has_unsubmitted() && (self.waiting.is_empty() || !ring.has_room()) {
@@ -214,8 +217,9 @@ impl Disks {
                 size: entry.file.size_bytes(),
                 bounce: entry.file.needs_bounce(),
                 // Buffered writes with RWF_DSYNC wait for one another in the kernel; syncs of their own share the
-                // journal's commits (25 000 against 4 400 a second at depth 32 on ext4).
-                sync_apart: self.ring.is_some() && !entry.file.is_direct(),
+                // journal's commits (25 000 against 4 400 a second at depth 32 on ext4). And they tell a loss of
+                // data in the cache from a write that was refused.
+                sync_apart: !entry.file.is_direct(),
             };
             let completion = match Job::new(operation, terms) {
                 Ok(mut job) => match &mut self.ring {

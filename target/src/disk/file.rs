@@ -2,6 +2,7 @@
 
 use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use nix::sys::stat::{major, minor};
 
 use super::job::MEMORY_ALIGNMENT;
 use super::probe::{self, DirectAlignment};
+use crate::engine::operation::DiskError;
 
 /// Tries to get the file's lock, and the pause between them. udev locks a device while it looks at it, and does so
 /// right after somebody who could write to it has closed it.
@@ -116,6 +118,8 @@ pub enum FileIdentity {
 #[derive(Debug)]
 pub struct DiskFile {
     file: Flock<File>,
+    /// The same file, opened once more for [`Self::check`]. Only for one opened for writing.
+    witness: Option<File>,
     options: DiskOptions,
     identity: FileIdentity,
     size: u64,
@@ -153,6 +157,7 @@ impl DiskFile {
             return Err(OpenProblem::OutsideRange { offset, length, sectors });
         }
 
+        let witness = (!options.read_only).then(|| open_again(&file)).transpose()?;
         let bounce = options.direct && direct_needs_bounce(&file, kind)?;
         let identity = if kind.is_block_device() {
             FileIdentity::Device(metadata.rdev())
@@ -164,6 +169,7 @@ impl DiskFile {
             rotational: queue_attribute(&metadata, "rotational").map(|value| value != 0),
             can_unmap: !options.read_only && can_unmap(&file, &metadata, total),
             file,
+            witness,
             options: options.clone(),
             identity,
             size: 0,
@@ -172,6 +178,16 @@ impl DiskFile {
         };
         disk.set_size(total);
         Ok(disk)
+    }
+
+    /// Whether the kernel has lost data of the file since this was last asked. Does no I/O.
+    ///
+    /// The kernel tells each opening of a file once of a failed write-back. When syncs run at the same time, one of
+    /// them hears of it, and the others succeed though it is their data that is gone. This opening is used by nothing
+    /// else, so it hears of each, and is never late: an error is known here before any sync can have missed it.
+    pub fn check(&self) -> Result<(), DiskError> {
+        let Some(witness) = &self.witness else { return Ok(()) };
+        probe::writeback_error(witness).map_err(|errno| DiskError::Lost(errno as i32))
     }
 
     /// Reads the file's size again. True when that changed the size of the export.
@@ -298,6 +314,11 @@ fn open_raw(options: &DiskOptions, kind: FileType) -> Result<File, OpenProblem> 
         Some(libc::EBUSY) => OpenProblem::InUse,
         _ => problem_of(error),
     })
+}
+
+/// Opens an open file once more, for reading. Its path may lead elsewhere by now.
+fn open_again(file: &File) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 fn lock(mut file: File, read_only: bool) -> Result<Flock<File>, OpenProblem> {

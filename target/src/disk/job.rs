@@ -133,6 +133,11 @@ impl Job {
         self.operation.disk
     }
 
+    /// Whether its success means that something is durable.
+    pub(super) fn syncs(&self) -> bool {
+        self.stage == Stage::Sync || self.durable_write
+    }
+
     /// The call to make now.
     pub(super) fn step(&self) -> Step {
         let offset = self.offset + self.done;
@@ -210,9 +215,11 @@ impl Job {
     }
 
     fn fail(&mut self, errno: i32) -> Option<Result<(), DiskError>> {
-        let writes = !matches!(self.operation.kind, DiskOperationKind::Read { .. } | DiskOperationKind::Flush);
+        let writes = !matches!(self.operation.kind, DiskOperationKind::Read { .. });
         let zeroes_by_fallocate = matches!(self.stage, Stage::PunchHole | Stage::ZeroRange);
         match errno {
+            // The kernel tells of a loss once. A second try would succeed, and mean nothing.
+            _ if self.stage == Stage::Sync => Some(Err(DiskError::Lost(errno))),
             libc::EINTR | libc::EAGAIN => self.retry(errno),
             // EINVAL: a device with sectors above 512 bytes zeroes whole sectors only, but its page cache takes any write.
             libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENODEV if zeroes_by_fallocate => {
@@ -221,6 +228,8 @@ impl Job {
             }
             libc::ENOSPC | libc::EDQUOT => Some(Err(DiskError::NoSpace)),
             libc::EROFS | libc::EPERM | libc::EBADF if writes => Some(Err(DiskError::ReadOnly)),
+            // With RWF_DSYNC nobody can tell whether the write failed or the sync behind it.
+            _ if self.stage == Stage::Write && self.durable_write => Some(Err(DiskError::Lost(errno))),
             _ => Some(Err(DiskError::Io(errno))),
         }
     }
@@ -310,7 +319,33 @@ mod tests {
             assert_eq!(job(WRITE).advance(-errno), Some(Err(error)));
         }
         assert_eq!(job(READ).advance(-libc::EBADF), Some(Err(DiskError::Io(libc::EBADF))));
-        assert_eq!(job(DiskOperationKind::Flush).advance(-libc::EIO), Some(Err(DiskError::Io(libc::EIO))));
+    }
+
+    #[test]
+    fn whatever_a_sync_fails_with_is_a_loss_and_is_not_tried_again() {
+        let durable = DiskOperationKind::Write { offset: 512, len: 1024, durable: true };
+        for errno in [libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::EROFS, libc::EINTR, libc::EAGAIN] {
+            let lost = Some(Err(DiskError::Lost(errno)));
+            assert_eq!(job(DiskOperationKind::Flush).advance(-errno), lost);
+            let mut apart = Job::new(operation(durable), Terms { sync_apart: true, ..TERMS }).unwrap();
+            assert_eq!(apart.advance(1024), None);
+            assert_eq!(apart.advance(-errno), lost);
+            let mut zeroed = job(zero(4096, true, true));
+            assert_eq!(zeroed.advance(0), None);
+            assert_eq!(zeroed.advance(-errno), lost);
+        }
+    }
+
+    #[test]
+    fn a_durable_write_that_is_refused_loses_nothing() {
+        let durable = DiskOperationKind::Write { offset: 512, len: 1024, durable: true };
+        let apart = || Job::new(operation(durable), Terms { sync_apart: true, ..TERMS }).unwrap();
+        assert_eq!(apart().advance(-libc::EIO), Some(Err(DiskError::Io(libc::EIO))));
+        for (errno, error) in [(libc::ENOSPC, DiskError::NoSpace), (libc::EROFS, DiskError::ReadOnly)] {
+            assert_eq!(apart().advance(-errno), Some(Err(error)));
+            assert_eq!(job(durable).advance(-errno), Some(Err(error)));
+        }
+        assert_eq!(job(durable).advance(-libc::EIO), Some(Err(DiskError::Lost(libc::EIO))), "who can tell");
     }
 
     #[test]
@@ -346,7 +381,7 @@ mod tests {
         assert_eq!(apart.step(), Step::Write { offset: BASE + 512, durable: false });
         assert_eq!(apart.advance(1024), None);
         assert_eq!(apart.step(), Step::Sync { offset: BASE + 512, len: 1024 });
-        assert_eq!(apart.advance(-libc::EIO), Some(Err(DiskError::Io(libc::EIO))));
+        assert_eq!(apart.advance(0), Some(Ok(())));
     }
 
     #[test]

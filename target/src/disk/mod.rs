@@ -11,7 +11,7 @@
 //! - operations run in any order and at the same time: keeping overlapping ones apart is the engine's part;
 //! - `durable` and flush are complete only when the kernel says that the data is on stable storage. An error of
 //!   either is reported once and never retried: the kernel may have dropped the data already, so a second try
-//!   would succeed without meaning anything;
+//!   would succeed without meaning anything. It is also told to every other sync that may have missed it;
 //! - nothing outside the exported range is read or written.
 
 mod disks;

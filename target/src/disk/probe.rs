@@ -26,6 +26,17 @@ pub(super) fn physical_sector(device: &File) -> nix::Result<u32> {
     Ok(bytes)
 }
 
+/// Where [`writeback_error`] looks: far behind the end of any file, so that no page there is ever waited for.
+const NOWHERE: i64 = i64::MAX - 0xffff;
+
+/// Whether write-back of the file or device has failed since this was last asked by the same descriptor: each is told
+/// once. Does no I/O.
+pub(super) fn writeback_error(file: &File) -> nix::Result<()> {
+    // SAFETY: the descriptor is open for the call, which takes numbers only.
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), NOWHERE, 1, libc::SYNC_FILE_RANGE_WAIT_BEFORE) };
+    nix::Error::result(result).map(drop)
+}
+
 /// What direct I/O on a file has to be aligned to, in bytes. Both are 0 when it takes none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DirectAlignment {

@@ -7,11 +7,9 @@
 //!
 //! When the file or device below loses data it had taken (a failed sync), what was acknowledged may be
 //! gone, and asking again would only hide it: the export is poisoned and refuses writes and flushes until an
-//! operator steps in.
+//! operator clears the error. A write that was refused loses nothing and does not poison.
 
 use aoe_common::wire::MacAddr;
-
-use super::operation::DiskError;
 
 /// Stations known to flush, per export. One forgotten is served write-through again: slower, never wrong.
 pub const FLUSHERS_MAX: usize = 64;
@@ -36,13 +34,16 @@ pub struct Durability {
     cache_off: bool,
     /// Stations that flush, the latest last.
     flushers: Vec<MacAddr>,
-    poisoned: Option<DiskError>,
+    /// The errno of the first loss.
+    poisoned: Option<i32>,
+    /// Whether a restart would know of it.
+    poison_is_stored: bool,
 }
 
 impl Durability {
     /// The state of a new export.
     pub fn new(mode: CacheMode) -> Self {
-        Self { mode, cache_off: false, flushers: Vec::new(), poisoned: None }
+        Self { mode, cache_off: false, flushers: Vec::new(), poisoned: None, poison_is_stored: false }
     }
 
     /// Whether a write of this station must be durable before its answer.
@@ -86,16 +87,26 @@ impl Durability {
         self.flushers.push(station);
     }
 
-    /// A sync failed. Returns whether this is news.
-    pub fn poison(&mut self, error: DiskError) -> bool {
+    /// Data was lost below, with this errno. Returns whether this is news.
+    pub fn poison(&mut self, errno: i32) -> bool {
         let news = self.poisoned.is_none();
-        self.poisoned.get_or_insert(error);
+        self.poisoned.get_or_insert(errno);
         news
     }
 
-    /// Why writes and flushes are refused, if they are.
-    pub fn poisoned(&self) -> Option<DiskError> {
+    /// Why writes and flushes are refused, if they are: the errno of the first loss.
+    pub fn poisoned(&self) -> Option<i32> {
         self.poisoned
+    }
+
+    /// A restart will know of the loss.
+    pub fn poison_is_stored(&mut self) {
+        self.poison_is_stored = true;
+    }
+
+    /// Whether a restart would know of the loss.
+    pub fn is_poison_stored(&self) -> bool {
+        self.poison_is_stored
     }
 }
 
@@ -142,8 +153,8 @@ mod tests {
     #[test]
     fn the_first_failure_is_kept() {
         let mut durability = Durability::new(CacheMode::Auto);
-        assert!(durability.poison(DiskError::Io(5)));
-        assert!(!durability.poison(DiskError::NoSpace));
-        assert_eq!(durability.poisoned(), Some(DiskError::Io(5)));
+        assert!(durability.poison(5));
+        assert!(!durability.poison(28));
+        assert_eq!(durability.poisoned(), Some(5));
     }
 }

@@ -11,8 +11,8 @@ use super::access::Access;
 use super::config_string;
 use super::config_string::Verdict;
 use super::export::{Export, StoredState};
-use super::operation::{DiskId, OperationId};
-use super::{Edit, EditKind, Event, Persist, ReplyTo, ShutOut, Storage, Target, Work};
+use super::operation::OperationId;
+use super::{Edit, EditKind, Event, ReplyTo, ShutOut, Storage, Target, Work};
 
 impl Target {
     pub(super) fn config_request(&mut self, index: u32, to: &ReplyTo, frame: &Frame<'_>) {
@@ -95,12 +95,12 @@ impl Target {
             return;
         }
         let before = self.exports[index as usize].stored();
-        let storage = if before == state || !self.config.persist { Storage::Done } else { Storage::Pending };
+        let storage = if before == state || !self.config.persist { Storage::Done } else { Storage::Waiting };
         self.apply(index, &state);
         let draining = self.shut_out(index);
         self.edits.insert(index, Edit { to: *to, kind, before, storage, draining });
-        if storage == Storage::Pending {
-            self.persist.push_back(Persist { disk: DiskId(index), state });
+        if storage == Storage::Waiting {
+            self.save(index);
         }
         self.edit_progress(index);
     }
@@ -149,12 +149,14 @@ impl Target {
                 }
             }
         }
+        // A flush that turns the cache off may have waited for one of those.
+        self.start_flush(index);
         draining
     }
 
     pub(super) fn edit_progress(&mut self, index: u32) {
         let Some(edit) = self.edits.get(&index) else { return };
-        if edit.storage == Storage::Pending || edit.draining > 0 {
+        if matches!(edit.storage, Storage::Waiting | Storage::Pending) || edit.draining > 0 {
             return;
         }
         let edit = self.edits.remove(&index).expect("just seen");
@@ -163,7 +165,8 @@ impl Target {
             return;
         }
         let export = &self.exports[index as usize];
-        let state = export.stored();
+        // A loss below is no doing of the station.
+        let state = StoredState { lost: edit.before.lost, ..export.stored() };
         if state != edit.before {
             let address = export.config.address;
             let shut_out = self.shut_out_by(index, &edit.before);

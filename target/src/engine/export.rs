@@ -49,6 +49,8 @@ pub struct StoredState {
     pub mask: Vec<MacAddr>,
     /// Reservation.
     pub reservation: Vec<MacAddr>,
+    /// The errno with which data was lost below, until an operator clears it.
+    pub lost: Option<i32>,
 }
 
 /// What an export has done so far.
@@ -119,7 +121,11 @@ impl Export {
     pub fn new(config: ExportConfig, stored: StoredState) -> Self {
         assert!(!config.address.is_wildcard(), "an export has one address");
         assert!(config.sectors > 0 && config.buffers >= 2, "an export has sectors and buffers");
-        let durability = Durability::new(config.cache);
+        let mut durability = Durability::new(config.cache);
+        if let Some(errno) = stored.lost {
+            durability.poison(errno);
+            durability.poison_is_stored();
+        }
         let access = Access { allow: config.allow.clone(), mask: stored.mask, reservation: stored.reservation };
         Self {
             config,
@@ -140,6 +146,7 @@ impl Export {
             config_string: self.config_string.clone(),
             mask: self.access.mask.clone(),
             reservation: self.access.reservation.clone(),
+            lost: self.durability.poisoned(),
         }
     }
 

@@ -32,6 +32,7 @@ pub mod pool;
 mod recent;
 pub mod repeats;
 mod requests;
+mod saves;
 pub mod stale;
 pub mod stations;
 
@@ -52,6 +53,7 @@ use self::operation::{DiskCompletion, DiskError, DiskId, DiskOperation, Operatio
 use self::pool::Pool;
 use self::repeats::{Outcome, Repeats, RequestKey};
 use self::requests::trim_range;
+use self::saves::Save;
 use self::stale::Stale;
 use self::stations::Stations;
 
@@ -107,12 +109,17 @@ pub enum Event {
         /// Where it was heard.
         port: PortId,
     },
-    /// A sync failed: the export refuses writes from now on.
+    /// Data was lost below: the export refuses writes and flushes from now on.
     Poisoned {
         /// The export.
         address: Address,
         /// Why.
-        error: DiskError,
+        errno: i32,
+    },
+    /// That could not be stored: a restart would forget it.
+    PoisonNotStored {
+        /// The export.
+        address: Address,
     },
     /// An operation failed below.
     DiskFailed {
@@ -172,6 +179,12 @@ impl Work {
     fn writes(self) -> bool {
         matches!(self, Self::Write { .. } | Self::Zero { .. } | Self::Trim { .. })
     }
+
+    /// Whether it is answered before it is durable.
+    fn is_cached(self) -> bool {
+        use Work::{Trim, Write, Zero};
+        matches!(self, Write { durable: false, .. } | Zero { durable: false, .. } | Trim { durable: false, .. })
+    }
 }
 
 /// A request that goes to a disk.
@@ -205,6 +218,8 @@ struct Edit {
 /// How far an edit has come on its way to stable storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Storage {
+    /// For the end of a save that began before the edit.
+    Waiting,
     Pending,
     Done,
     /// The edit was taken back.
@@ -244,6 +259,7 @@ pub struct Target {
     stale: Stale,
     stations: Stations,
     edits: BTreeMap<u32, Edit>,
+    saves: BTreeMap<u32, Save>,
     pool: Pool,
     disk: VecDeque<DiskOperation>,
     persist: VecDeque<Persist>,
@@ -268,6 +284,7 @@ impl Target {
             stale: Stale::default(),
             stations: Stations::default(),
             edits: BTreeMap::new(),
+            saves: BTreeMap::new(),
             pool: Pool::new(config.buffers),
             disk: VecDeque::new(),
             persist: VecDeque::new(),
@@ -425,6 +442,7 @@ impl Target {
         if let Some(key) = request.key {
             self.repeats.end(now, key, outcome);
         }
+        self.start_flush(request.export);
         if request.draining {
             let edit = self.edits.get_mut(&request.export).expect("an edit waits for a draining request");
             edit.draining -= 1;
@@ -436,25 +454,9 @@ impl Target {
         }
     }
 
-    /// Settings were stored, or could not be.
-    pub fn handle_persisted(&mut self, disk: DiskId, stored: bool) {
-        let index = disk.0;
-        let edit = self.edits.get_mut(&index).expect("settings are stored for an edit");
-        assert!(edit.storage == Storage::Pending, "settings are stored once");
-        if stored {
-            edit.storage = Storage::Done;
-        } else {
-            edit.storage = Storage::Failed;
-            let before = edit.before.clone();
-            self.apply(index, &before);
-            for request in self.requests.iter_mut().flatten().filter(|request| request.export == index) {
-                request.draining = false;
-            }
-            // Stations the edit had let in are out again.
-            let draining = self.shut_out(index);
-            self.edits.get_mut(&index).expect("just seen").draining = draining;
-        }
-        self.edit_progress(index);
+    /// The disk below lost data that it had taken, and the driver heard of it otherwise than by an operation.
+    pub fn handle_loss(&mut self, disk: DiskId, errno: i32) {
+        self.lose(disk.0, errno);
     }
 
     /// The next operation for a disk.

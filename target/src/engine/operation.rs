@@ -85,7 +85,10 @@ pub enum DiskError {
     /// The file or device below does not take writes (any more).
     #[error("the file or device below is read-only")]
     ReadOnly,
-    /// Any other error, by its errno.
+    /// Any other error, by its errno. Nothing but what was asked is concerned.
     #[error("I/O error {0} of the file or device below")]
     Io(i32),
+    /// A sync failed, by its errno: data that was taken before may be lost. The only error of a flush.
+    #[error("a sync of the file or device below failed with error {0}")]
+    Lost(i32),
 }

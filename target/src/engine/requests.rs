@@ -8,7 +8,7 @@ use aoe_common::wire::{AtaRepr, ErrorCode, Frame};
 
 use super::answers::{ended, succeeded};
 use super::ata::{self, Ask, Failure, Geometry, Refusal};
-use super::export::EXPORT_REQUESTS_MAX;
+use super::export::{EXPORT_REQUESTS_MAX, Export};
 use super::operation::{DiskError, DiskId, DiskOperation, DiskOperationKind, OperationId};
 use super::repeats::{Outcome, RequestKey, Seen};
 use super::stations::Station;
@@ -247,7 +247,16 @@ impl Target {
 
     /// Status and Error registers for what the disk said.
     pub(super) fn judge_result(&mut self, request: &Request, result: Result<(), DiskError>) -> Outcome {
+        // A sync may have met the loss of earlier, acknowledged data, and the kernel tells it only once.
+        if let Err(DiskError::Lost(errno)) = result {
+            self.lose(request.export, errno);
+        }
         let export = &mut self.exports[request.export as usize];
+        let result = match result {
+            // Its own sync came too late to hear that its data is lost.
+            Ok(()) if request.work.writes() => export.durability.poisoned().map_or(Ok(()), |e| Err(DiskError::Lost(e))),
+            result => result,
+        };
         let Err(error) = result else {
             match request.work {
                 Work::Read { verify: true, .. } => {}
@@ -272,15 +281,7 @@ impl Target {
             (_, DiskError::ReadOnly) => Failure::ABORTED,
             _ => Failure::DEVICE_FAULT,
         };
-        // The sync in a durable write may have met the loss of earlier, acknowledged data, and the kernel
-        // tells it only once.
-        let synced = matches!(
-            request.work,
-            Work::Write { durable: true, .. } | Work::Zero { durable: true, .. } | Work::Trim { durable: true, .. }
-        );
-        if synced && matches!(error, DiskError::Io(_)) && export.durability.poison(error) {
-            self.report(Event::Poisoned { address, error });
-        } else {
+        if !matches!(error, DiskError::Lost(_)) {
             self.report(Event::DiskFailed { address, error });
         }
         Outcome { status: failure.status.bits(), error: failure.error.bits() }
@@ -320,29 +321,40 @@ impl Target {
             draining: false,
         };
         let id = self.insert_request(request);
-        self.exports[index as usize].flushes.waiting.push(id);
+        let export = &mut self.exports[index as usize];
+        export.flushes.waiting.push(id);
+        if turn_cache_off {
+            export.durability.turn_cache_off();
+        }
         self.start_flush(index);
     }
 
     /// Starts a sync for all flushes that wait, unless one runs: that one may have begun before the writes
-    /// they are to cover were answered.
-    fn start_flush(&mut self, index: u32) {
-        let flushes = &mut self.exports[index as usize].flushes;
-        if flushes.served.is_empty() && !flushes.waiting.is_empty() {
-            flushes.served = std::mem::take(&mut flushes.waiting);
-            let leader = flushes.served[0];
-            self.start(leader);
+    /// they are to cover were answered. One that turns the cache off covers also the writes that are to be answered
+    /// from the cache, so that none is afterwards.
+    pub(super) fn start_flush(&mut self, index: u32) {
+        let Export { flushes, durability, .. } = &self.exports[index as usize];
+        if !flushes.served.is_empty() || flushes.waiting.is_empty() {
+            return;
         }
+        let of = |id: &OperationId| self.requests[id.0 as usize].as_ref().expect("flushes are known requests").work;
+        let turns_cache_off = flushes.waiting.iter().any(|id| of(id) == Work::Flush { turn_cache_off: true });
+        let is_cached = |request: &Request| request.export == index && request.work.is_cached();
+        if turns_cache_off && !durability.cache_is_on() && self.requests.iter().flatten().any(is_cached) {
+            return;
+        }
+        let flushes = &mut self.exports[index as usize].flushes;
+        flushes.served = std::mem::take(&mut flushes.waiting);
+        let leader = flushes.served[0];
+        self.start(leader);
     }
 
     pub(super) fn flush_ended(&mut self, index: u32, result: Result<(), DiskError>) {
         let export = &mut self.exports[index as usize];
         let served = std::mem::take(&mut export.flushes.served);
-        if let Err(error) = result
-            && export.durability.poison(error)
-        {
-            let address = export.config.address;
-            self.report(Event::Poisoned { address, error });
+        if let Err(error) = result {
+            let DiskError::Lost(errno) = error else { panic!("a flush fails by a loss, not as {error:?}") };
+            self.lose(index, errno);
         }
         for id in served {
             let request = self.take_request(id);
@@ -350,9 +362,6 @@ impl Target {
             let outcome = if export.durability.poisoned().is_none() {
                 export.counters.flushes += 1;
                 export.durability.flushed(request.to.station);
-                if request.work == (Work::Flush { turn_cache_off: true }) {
-                    export.durability.turn_cache_off();
-                }
                 Outcome { status: Status::DRDY.bits(), error: 0 }
             } else {
                 export.counters.failures += 1;

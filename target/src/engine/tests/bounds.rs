@@ -167,6 +167,7 @@ fn step() -> impl Strategy<Value = Step> {
         });
     let error = prop_oneof![
         Just(DiskError::Io(5)),
+        Just(DiskError::Lost(5)),
         Just(DiskError::NoSpace),
         Just(DiskError::Short),
         Just(DiskError::ReadOnly)
@@ -240,7 +241,14 @@ proptest! {
                     frame.extend(bytes);
                     bench.receive(&without_poison(frame));
                 }
-                Step::End(at, result) if !bench.held.is_empty() => bench.end(at.index(bench.held.len()), result),
+                Step::End(at, result) if !bench.held.is_empty() => {
+                    let at = at.index(bench.held.len());
+                    let result = match bench.held[at].kind {
+                        DiskOperationKind::Flush => result.map_err(|_| DiskError::Lost(5)),
+                        _ => result,
+                    };
+                    bench.end(at, result);
+                }
                 Step::Stored(stored) if !bench.stores.is_empty() => bench.stored(stored),
                 Step::Port(mtu) => bench.set_port(PORT, mtu.and_then(|mtu| port(TARGET, mtu))),
                 Step::Wait(seconds) => bench.wait(u64::from(seconds)),
