@@ -19,7 +19,7 @@ use crate::net::{OURS, bin_dir, find_tool, tool};
 const BOOT_MODULES: [&str; 5] = ["virtio_mmio", "virtio_blk", "ext4", "crc32c_generic", "overlay"];
 
 /// Modules for what the tests are about.
-const MODULES: [&str; 20] = [
+const MODULES: [&str; 21] = [
     "virtio_net",
     "virtio_console",
     "ext4",
@@ -35,6 +35,7 @@ const MODULES: [&str; 20] = [
     "fuse",
     "raid1",
     "dm_mod",
+    "dm_flakey",
     "loop",
     "nfsd",
     "nfsv4",

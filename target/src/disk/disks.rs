@@ -250,6 +250,7 @@ fn entry_mut(entries: &mut [Option<Entry>], id: DiskId) -> &mut Entry {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::io::Write;
     use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
     use std::path::{Path, PathBuf};
 
@@ -478,19 +479,9 @@ mod tests {
     /// Needs root, for a file system that is small enough to fill and has no ZERO_RANGE.
     #[test]
     fn a_full_file_system_is_no_space_and_zeros_are_written_where_they_must_be() {
-        let full = || {
-            use nix::mount::{MsFlags, mount};
-            use nix::sched::{CloneFlags, unshare};
-            if unshare(CloneFlags::CLONE_NEWNS).is_err() {
-                eprintln!("skipped: needs root for a mount namespace");
-                return;
-            }
-            let directory = tempfile::tempdir().unwrap();
-            let none = None::<&str>;
-            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-            mount(none, directory.path(), Some("tmpfs"), MsFlags::empty(), Some("size=128k")).unwrap();
+        on_a_small_file_system(|directory| {
             for engine in ENGINES {
-                let path = image(directory.path(), MIB);
+                let path = image(directory, MIB);
                 let mut disks = Disks::new(engine, 8).unwrap();
                 disks.insert(DISK, DiskFile::open(&DiskOptions { path, ..DiskOptions::default() }).unwrap());
                 assert_eq!(operate(&mut disks, write(0, 65536), 0xff).0, Ok(()));
@@ -504,9 +495,62 @@ mod tests {
                 assert_eq!(operate(&mut disks, zero(0, 65536 * 2, true), 0xff).0, Ok(()));
                 assert_eq!(operate(&mut disks, write(65536, 65536), 1).0, Ok(()), "unmapping made room");
             }
+        });
+    }
+
+    /// Needs root and a loop device. It takes into its cache what its file system has no room for. The kernel tells
+    /// one of two syncs that run together what was lost.
+    #[test]
+    fn a_failed_write_back_is_told_to_every_sync() {
+        on_a_small_file_system(|directory| {
+            let Some(device) = LoopDevice::new(&image(directory, MIB), 512) else {
+                eprintln!("skipped: no loop device to be had");
+                return;
+            };
+            // A loop device takes a write that was cut short for a whole one, so none may even begin.
+            File::create(directory.join("filler")).unwrap().write_all(&[0; 256 << 10]).unwrap_err();
+            for asked in [2, 0] {
+                let options = DiskOptions { path: device.0.clone(), ..DiskOptions::default() };
+                let mut disks = Disks::new(EngineChoice::Uring, 8).unwrap();
+                disks.insert(DISK, DiskFile::open(&options).unwrap());
+                assert_eq!(operate(&mut disks, DiskOperationKind::Flush, 0).0, Ok(()));
+                assert_eq!(disks.file(DISK).unwrap().check(), Ok(()));
+                for at in 0..8 {
+                    assert_eq!(operate(&mut disks, write(at * 65536, 65536), 0xff).0, Ok(()), "taken into the cache");
+                }
+                for id in (0..asked).map(OperationId) {
+                    let buffer = FrameBuffer::new(0);
+                    disks.submit(DiskOperation { id, disk: DISK, kind: DiskOperationKind::Flush, buffer });
+                }
+                let results: Vec<_> = finish_all(&mut disks).into_iter().map(|completion| completion.result).collect();
+                assert!(results.iter().all(|result| matches!(result, Err(DiskError::Lost(_)))), "{results:?}");
+                if asked == 0 {
+                    // Somebody else syncs, as the kernel does by itself in time.
+                    let _ = File::options().write(true).open(&device.0).unwrap().sync_all();
+                    let lost = disks.file(DISK).unwrap().check();
+                    assert!(matches!(lost, Err(DiskError::Lost(_))), "{lost:?}");
+                    assert_eq!(disks.file(DISK).unwrap().check(), Ok(()), "told once");
+                }
+            }
+        });
+    }
+
+    /// Runs a test with a folder that has room for 128 KiB. The mount namespace belongs to the thread and goes with it.
+    fn on_a_small_file_system(test: impl FnOnce(&Path) + Send + 'static) {
+        use nix::mount::{MsFlags, mount};
+        use nix::sched::{CloneFlags, unshare};
+        let in_its_namespace = || {
+            if unshare(CloneFlags::CLONE_NEWNS).is_err() {
+                eprintln!("skipped: needs root for a mount namespace");
+                return;
+            }
+            let directory = tempfile::tempdir().unwrap();
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            mount(none, directory.path(), Some("tmpfs"), MsFlags::empty(), Some("size=128k")).unwrap();
+            test(directory.path());
         };
-        // The namespace belongs to the thread and goes with it.
-        std::thread::spawn(full).join().unwrap();
+        std::thread::spawn(in_its_namespace).join().unwrap();
     }
 
     #[test]
