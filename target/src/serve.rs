@@ -95,7 +95,10 @@ fn clear_error(directory: &StateDirectory, address: Address, image: &Path, store
         return Ok(());
     };
     directory.save(address, image, stored).with_context(|| format!("{address}: the error cannot be cleared"))?;
-    tracing::warn!("{address}: cleared: acknowledged data may have been lost: {}; writes are taken again", reason(errno));
+    tracing::warn!(
+        "{address}: cleared: acknowledged data may have been lost: {}; writes are taken again",
+        reason(errno)
+    );
     Ok(())
 }
 

@@ -247,7 +247,9 @@ impl Worker {
                     Some(disk) => {
                         self.last_sync = self.last_sync.map(|left| left - 1);
                         if let Err(error) = completion.result {
-                            let DiskError::Lost(errno) = error else { panic!("a flush fails by a loss, not as {error:?}") };
+                            let DiskError::Lost(errno) = error else {
+                                panic!("a flush fails by a loss, not as {error:?}")
+                            };
                             self.engine.handle_loss(disk, errno);
                             self.lost_at_stop = Some(self.engine.export(disk).config.address);
                         }
@@ -314,6 +316,14 @@ impl Worker {
             let disk = self.disks.file_mut(id).expect("each export has its disk");
             if let Err(DiskError::Lost(errno)) = disk.check() {
                 self.engine.handle_loss(id, errno);
+            }
+            if disk.is_deleted_now().unwrap_or_default() {
+                tracing::warn!(
+                    "{}: {} was deleted or replaced; what is served is gone when this ends: copy it from {} before",
+                    self.engine.export(id).config.address,
+                    disk.path().display(),
+                    disk.open_path().display()
+                );
             }
             let export = &self.engine.export(id).config;
             let (address, before) = (export.address, export.sectors);

@@ -2,6 +2,7 @@
 
 mod bad_cable;
 mod bad_input;
+mod disk_faults;
 mod fencing;
 mod growth;
 mod hostile_client;

@@ -315,6 +315,12 @@ impl<'lab> Host<'lab> {
         HostCommand { lab: self.lab, command, shown: format!("{}$ {program}", self.host.name), patience: PATIENCE }
     }
 
+    /// A program that sees the filesystems that another on this host has mounted. It starts in the root folder.
+    pub fn command_beside(self, mounter: &Daemon, program: &str) -> HostCommand<'lab> {
+        let process = mounter.id().to_string();
+        self.command("nsenter").args(["--mount", "--target", &process, program])
+    }
+
     /// A command line as a person types it; words are separated by blanks.
     pub fn typed(self, line: &str) -> HostCommand<'lab> {
         let mut words = line.split_whitespace();
@@ -476,6 +482,11 @@ impl Daemon {
     /// Waits until the program has printed a whole line that `wanted` accepts.
     pub fn wait_for_line(&self, wanted: impl Fn(&str) -> bool) {
         wait_for(&format!("a line of {}", self.process.shown), || self.saw(&wanted).then_some(()));
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.process.child.id()
     }
 
     /// The most memory the program has had at a time.

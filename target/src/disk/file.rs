@@ -128,6 +128,7 @@ pub struct DiskFile {
     rotational: Option<bool>,
     can_unmap: bool,
     bounce: bool,
+    deleted: bool,
 }
 
 impl DiskFile {
@@ -175,6 +176,7 @@ impl DiskFile {
             size: 0,
             tail: 0,
             bounce,
+            deleted: false,
         };
         disk.set_size(total);
         Ok(disk)
@@ -198,6 +200,19 @@ impl DiskFile {
         let total = (&*self.file).seek(SeekFrom::End(0))?;
         self.set_size(total);
         Ok(self.size != before)
+    }
+
+    /// Whether the last name of the file was taken away since this was last asked: its content is gone when it is
+    /// closed. A device stays.
+    pub fn is_deleted_now(&mut self) -> io::Result<bool> {
+        let metadata = self.file.metadata()?;
+        let deleted = metadata.is_file() && metadata.nlink() == 0;
+        Ok(deleted && !std::mem::replace(&mut self.deleted, deleted))
+    }
+
+    /// A path by which the file can still be read once it is deleted.
+    pub fn open_path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into()
     }
 
     fn set_size(&mut self, total: u64) {
@@ -471,6 +486,21 @@ mod tests {
         resize(300 * 512 + 9);
         assert!(disk.refresh_size().unwrap());
         assert_eq!((disk.size_bytes(), disk.tail_bytes()), (300 * 512, 9));
+    }
+
+    #[test]
+    fn a_file_that_loses_its_last_name_is_deleted_and_can_still_be_read() {
+        let scratch = Scratch::new();
+        let [path, other] = ["disk.img", "other.img"].map(|name| scratch.path(name));
+        scratch.file("disk.img", 4096);
+        std::fs::hard_link(&path, &other).unwrap();
+        let mut disk = DiskFile::open(&options(path.clone())).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(!disk.is_deleted_now().unwrap(), "it has another name");
+        std::fs::remove_file(&other).unwrap();
+        assert!(disk.is_deleted_now().unwrap());
+        assert!(!disk.is_deleted_now().unwrap(), "told once");
+        assert_eq!(std::fs::read(disk.open_path()).unwrap(), [0; 4096]);
     }
 
     #[test]
