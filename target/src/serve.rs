@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use aoe_common::addr::Address;
+use aoe_common::ata::CacheMemory;
 use aoe_common::frame::SECTOR;
 use aoe_common::link::{Interface, LinkError, LinkWatch, ethernet_interfaces, monotonic_now};
 use aoe_common::mailbox::Mailbox;
@@ -51,6 +52,7 @@ pub fn serve(args: &ExportArgs, places: &[Place]) -> Result<()> {
             if args.clear_error {
                 clear_error(directory, config.address, image, stored)?;
             }
+            config.cache_memory = cache_memory(stored.cleared);
         }
         hold_writes(args, directory, &mut exports)?;
     }
@@ -94,6 +96,7 @@ fn clear_error(directory: &StateDirectory, address: Address, image: &Path, store
         tracing::info!("{address}: there is no error to clear");
         return Ok(());
     };
+    stored.cleared = stored.cleared.saturating_add(1);
     directory.save(address, image, stored).with_context(|| format!("{address}: the error cannot be cleared"))?;
     tracing::warn!(
         "{address}: cleared: acknowledged data may have been lost: {}; writes are taken again",
@@ -135,6 +138,7 @@ fn open_exports(args: &ExportArgs, places: &[Place]) -> Result<Vec<Served>> {
             model: args.model.clone(),
             physical_sector_exponent: (disk.physical_sector() / SECTOR as u32).ilog2() as u8,
             rotational: disk.rotational(),
+            cache_memory: cache_memory(0),
         };
         exports.push(Served { config, disk, stored: StoredState::default(), image, hold_until: None });
     }
@@ -146,6 +150,20 @@ fn default_serial(address: Address, image: &Path) -> String {
     let bytes = image.as_os_str().as_encoded_bytes();
     let hash = bytes.iter().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
     format!("S{}L{}-{hash:08x}", address.shelf, address.slot)
+}
+
+/// Where writes are kept that are not durable: the page cache, which lives as long as the host runs. When an operator has
+/// cleared an error, something in it was lost, too.
+fn cache_memory(cleared: u32) -> CacheMemory {
+    let read = |path: &str| std::fs::read(path).unwrap_or_default();
+    let host = [read("/etc/machine-id"), read("/proc/sys/kernel/hostname")].concat();
+    let mut life = read("/proc/sys/kernel/random/boot_id");
+    if life.is_empty() {
+        // Another life at each start: a flush may fail for nothing, and never succeeds for nothing.
+        life = monotonic_now().as_nanos().to_le_bytes().to_vec();
+    }
+    life.extend(cleared.to_le_bytes());
+    CacheMemory::of(&host, &life)
 }
 
 fn may_use_raw_sockets() -> Result<(), LinkError> {
@@ -263,8 +281,9 @@ impl Control<'_> {
         };
         let (address, path, cache) = (config.address, disk.path().display(), self.args.cache.name());
         let direct = if self.args.direct { "  direct" } else { "" };
-        let settings = (*stored != StoredState { lost: stored.lost, ..StoredState::default() })
-            .then(|| format!("  {address} keeps what clients set: {}", summary(stored)));
+        let settings = (*stored
+            != StoredState { lost: stored.lost, cleared: stored.cleared, ..StoredState::default() })
+        .then(|| format!("  {address} keeps what clients set: {}", summary(stored)));
         let hold = hold_until.map(|until| {
             let seconds = until.since(monotonic_now()).as_secs_f64().ceil();
             format!(

@@ -57,6 +57,9 @@ struct StateFile {
     /// The errno with which data was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lost: Option<i32>,
+    /// How often that was cleared.
+    #[serde(default)]
+    cleared: u32,
 }
 
 impl StateDirectory {
@@ -194,6 +197,7 @@ fn parse(text: &str) -> Result<(PathBuf, StoredState), String> {
         mask: stations(&file.mask)?,
         reservation: stations(&file.reservation)?,
         lost: file.lost,
+        cleared: file.cleared,
     };
     if state.config_string.len() > CONFIG_STRING_MAX
         || state.mask.len() > MASK_MAX
@@ -213,6 +217,7 @@ fn emit(image: &Path, state: &StoredState) -> String {
         mask: texts(&state.mask),
         reservation: texts(&state.reservation),
         lost: state.lost,
+        cleared: state.cleared,
     };
     toml::to_string(&file).expect("numbers, texts and lists of texts always fit TOML")
 }
@@ -289,6 +294,7 @@ mod tests {
             mask: vec![MacAddr(2, 0, 0, 0, 0, 0xa)],
             reservation: vec![MacAddr(2, 0, 0, 0, 0, 0xb), MacAddr(2, 0, 0, 0, 0, 0xc)],
             lost: Some(5),
+            cleared: 2,
         }
     }
 

@@ -1,10 +1,12 @@
 //! Everything that goes wrong, and how it ends.
 
 use aoe_common::addr::Address;
+use aoe_common::ata::CacheMemory;
 use aoe_common::time::Duration;
 use aoe_common::wire::MacAddr;
 use aoe_initiator::engine::{Device, DeviceConfig, QUARANTINE};
 use aoe_target::engine::export::{ExportConfig, StoredState};
+use aoe_target::engine::stale::LIFE as FRAME_LIFE;
 use aoe_target::engine::{EngineConfig, Target};
 
 use super::admin::{Admin, RESEND_AFTER};
@@ -145,6 +147,7 @@ impl World {
             Accident::Power => {
                 let target = self.rng.usize(..self.targets.len());
                 self.kill(target, "lost its power");
+                self.targets[target].boots += 1;
                 for at in 0..self.targets[target].exports.len() {
                     let disk = self.targets[target].exports[at].1;
                     self.lose(disk)?;
@@ -183,21 +186,28 @@ impl World {
             let now = self.clock(target);
             let mut engine =
                 Target::new(EngineConfig { buffers: self.knobs.pool, persist: true, wildcard_edits: false });
-            for (index, (address, disk, stored)) in host.exports.iter().enumerate() {
-                let config = self.export_config(*address, *disk);
-                engine.add_export(config, stored.clone()).expect("an address of its own");
-                let _ = (index, now, host.died_at);
+            for (address, disk, stored) in &host.exports {
+                let memory = CacheMemory { host: target as u32, life: host.boots << 8 | stored.cleared };
+                let config = self.export_config(*address, *disk, memory);
+                let id = engine.add_export(config, stored.clone()).expect("an address of its own");
+                if let Some(died_at) = host.died_at {
+                    engine.hold_writes(id, now - Duration::from_nanos(self.now - died_at) + FRAME_LIFE);
+                }
             }
             Server::Ours(Box::new(engine))
         };
+        let refuses = host.exports.iter().any(|(_, _, stored)| stored.lost.is_some());
         self.targets[target].server = Some(server);
+        if refuses {
+            self.call_operator(target);
+        }
         for place in self.places(target) {
             self.set_port(place, true).expect("a target that starts cannot fail");
         }
         self.drain_target(target);
     }
 
-    fn export_config(&self, address: Address, disk: usize) -> ExportConfig {
+    fn export_config(&self, address: Address, disk: usize, cache_memory: CacheMemory) -> ExportConfig {
         ExportConfig {
             address,
             sectors: self.knobs.sectors,
@@ -209,6 +219,7 @@ impl World {
             model: "Simulated disk".to_owned(),
             physical_sector_exponent: if self.knobs.mtu == 1500 { 0 } else { 3 },
             rotational: None,
+            cache_memory,
         }
     }
 
@@ -235,8 +246,17 @@ impl World {
     }
 
     /// An export refuses writes until somebody has looked at its disk.
+    pub fn call_operator(&mut self, target: usize) {
+        let after = self.rng.u64(MILLIS..=5_000 * MILLIS);
+        self.schedule(after, Event::Operator { target });
+    }
+
+    /// Somebody has, and starts the target anew.
     pub fn operator_steps_in(&mut self, target: usize) {
         self.kill(target, "stopped by the operator");
+        for (_, _, stored) in &mut self.targets[target].exports {
+            stored.cleared += u32::from(stored.lost.take().is_some());
+        }
         self.come_back(target, 0);
     }
 
@@ -294,7 +314,7 @@ impl World {
                 self.models[disk].write_given_up(serial, settled);
             }
         }
-        self.models.iter_mut().for_each(|model| model.writer_died(host.incarnation));
+        self.models.iter_mut().for_each(|model| model.writer_told(host.incarnation));
         host.incarnation += clients;
         // A new one starts at once, as a process does, or after the boot of a machine.
         let longest = if self.rng.bool() { 100 * MILLIS } else { 20_000 * MILLIS };

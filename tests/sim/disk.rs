@@ -131,6 +131,9 @@ impl Disk {
     /// Half of an operation takes effect: `half` 0, then 1.
     pub fn step(&mut self, handle: usize, half: usize) {
         let running = self.running[handle].as_mut().expect("a running operation");
+        if running.steps > half {
+            return;
+        }
         running.steps = half + 1;
         let (start, end) = range(&running.operation.kind);
         for lba in start..end {
@@ -181,11 +184,11 @@ impl Disk {
     }
 
     /// An operation is over, and failed: any part of it may have been done.
-    pub fn fail(&mut self, handle: usize, rng: &mut Rng) -> DiskCompletion {
+    pub fn fail(&mut self, handle: usize, error: DiskError, rng: &mut Rng) -> DiskCompletion {
         let running = self.running[handle].take().expect("a running operation");
         self.interrupt(&running, rng);
         let DiskOperation { id, buffer, .. } = running.operation;
-        DiskCompletion { id, buffer, result: Err(DiskError::Io(5)) }
+        DiskCompletion { id, buffer, result: Err(error) }
     }
 
     /// Whoever runs an operation is gone: any part of it may be done.
@@ -208,8 +211,15 @@ impl Disk {
         }
     }
 
-    /// The power goes, or a sync failed: of each sector the durable version or any later one is left.
+    /// The power goes, or a sync failed: of each sector the durable version or any later one is left. What runs goes on:
+    /// reads saw what was there before, writes are not lost by what failed before their end.
     pub fn lose(&mut self, rng: &mut Rng) {
+        let halfway = |running: &Option<Running>| running.as_ref().is_some_and(|running| running.steps == 1);
+        for handle in 0..self.running.len() {
+            if halfway(&self.running[handle]) {
+                self.step(handle, 1);
+            }
+        }
         let everything = rng.bool();
         for lba in 0..self.seen.len() {
             let versions = std::mem::take(&mut self.versions[lba]);
@@ -217,6 +227,17 @@ impl Disk {
                 self.durable[lba] = versions[rng.usize(..versions.len())];
             }
             self.seen[lba] = self.durable[lba];
+            self.spare_flushes(lba, usize::MAX);
+        }
+        for handle in 0..self.running.len() {
+            if let Some(running) = self.running[handle].as_mut().filter(|running| running.steps == 2) {
+                running.steps = 0;
+                if !matches!(running.operation.kind, DiskOperationKind::Read { .. }) {
+                    self.step(handle, 0);
+                    self.step(handle, 1);
+                }
+                self.running[handle].as_mut().expect("it runs").steps = 2;
+            }
         }
     }
 

@@ -71,6 +71,8 @@ pub struct Knobs {
     pub disk_errors: u32,
     /// Whether any did, or may have.
     pub disks_fail: bool,
+    /// Whether hosts of targets lose power, or did.
+    pub loses_power: bool,
     /// Accidents of each kind come this far apart on average; 0 is never.
     pub accidents: Accidents,
     /// Writes, trims and zeroings among the requests, in a hundred.
@@ -161,6 +163,7 @@ impl Knobs {
             disk_max: pick(&[10 * MICROS, MILLIS, 50 * MILLIS, 400 * MILLIS]),
             disk_errors,
             disks_fail: disk_errors > 0,
+            loses_power: accidents.power > 0,
             accidents,
             writes: pick(&[20, 50, 80]) as u32,
             zeroes: pick(&[0, 0, 10]) as u32,

@@ -57,6 +57,8 @@ pub struct Model {
     /// Acknowledged and not durable, by serial.
     volatile: BTreeMap<u64, Volatile>,
     next_serial: u64,
+    /// When power was lost last.
+    lost_at: Option<u64>,
 }
 
 impl Sector {
@@ -92,7 +94,7 @@ impl Model {
             runs_once: true,
         };
         let sectors = (0..sectors).map(|_| Sector { writes: vec![zeros()], durable: 0 }).collect();
-        Self { sectors, pending: BTreeMap::new(), volatile: BTreeMap::new(), next_serial: 1 }
+        Self { sectors, pending: BTreeMap::new(), volatile: BTreeMap::new(), next_serial: 1, lost_at: None }
     }
 
     /// A write (stamp 0: a zeroing) was submitted. `runs_once`: to a target that knows a repeated request. Returns
@@ -159,8 +161,8 @@ impl Model {
         });
     }
 
-    /// A writer is gone, and with it what it had in doubt.
-    pub fn writer_died(&mut self, writer: usize) {
+    /// A writer is gone, or was told that a flush failed: what it had in doubt is no longer promised to anybody.
+    pub fn writer_told(&mut self, writer: usize) {
         self.volatile.retain(|_, write| !write.in_doubt || write.writer != writer);
     }
 
@@ -175,7 +177,8 @@ impl Model {
     }
 
     /// What was not durable may be lost. Its writer must not be told afterwards that a flush made it durable.
-    pub fn power_lost(&mut self) {
+    pub fn power_lost(&mut self, now: u64) {
+        self.lost_at = Some(now);
         for sector in &mut self.sectors {
             let durable = sector.durable;
             for write in &mut sector.writes {
@@ -202,6 +205,10 @@ impl Model {
                 _ => "which was never written there, or so long ago that it is forgotten".to_owned(),
             };
             return Err(format!("a read of sector {lba}, begun at {began} ns, returned write {stamp}, {story}"));
+        }
+        if self.lost_at.is_some_and(|at| began <= at) {
+            // It may tell of what was there before, and says nothing about what is.
+            return Ok(());
         }
         let candidates = writes.iter().filter(|write| legal(write)).count();
         for write in writes.iter_mut() {
@@ -310,7 +317,7 @@ mod tests {
             model.write_acknowledged(at + 5, serial, 0, false);
         }
         model.flush_acknowledged(29, 28, 0);
-        model.power_lost();
+        model.power_lost(40);
         let allowed = |model: &mut Model, stamp| {
             let sector = &model.sectors[0];
             let mut writes = sector.writes.iter();
@@ -328,7 +335,7 @@ mod tests {
         let mut model = Model::new(1);
         let first = write(&mut model, 10, 1);
         model.write_acknowledged(20, first, 0, true);
-        model.power_lost();
+        model.power_lost(25);
         assert!(model.read(30, 31, 0, 0).is_err());
         assert!(model.read(30, 31, 0, 1).is_ok());
     }
@@ -339,7 +346,7 @@ mod tests {
             let mut model = Model::new(1);
             let first = write(&mut model, 10, 1);
             model.write_acknowledged(20, first, 0, false);
-            model.power_lost();
+            model.power_lost(25);
             assert!(model.read(30, 31, 0, 0).is_ok(), "it may be lost");
             model.flush_acknowledged(50, 40, writer);
             assert_eq!(model.read(60, 61, 0, 0).is_ok(), writer == 1, "but the flush said it is there");

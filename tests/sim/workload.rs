@@ -166,9 +166,14 @@ impl World {
                 if !self.may_fail(error) {
                     return Err(format!("{pending:?} of host {client} fails: {error}"));
                 }
-                if let Pending::Write { disk, serial, .. } = pending {
-                    let settled = self.now + QUARANTINE.as_nanos() as u64;
-                    self.models[disk].write_given_up(serial, settled);
+                match pending {
+                    Pending::Write { disk, serial, .. } => {
+                        let settled = self.now + QUARANTINE.as_nanos() as u64;
+                        self.models[disk].write_given_up(serial, settled);
+                    }
+                    // It has been told.
+                    Pending::Flush { disk, .. } => self.models[disk].writer_told(self.clients[client].incarnation),
+                    Pending::Read { .. } => {}
                 }
             }
         }
@@ -180,6 +185,7 @@ impl World {
         match error {
             IoError::Dead => self.knobs.dead_after > 0,
             IoError::Reserved => self.admin.is_some(),
+            IoError::CacheLost => self.knobs.loses_power || self.knobs.disks_fail,
             IoError::Unreadable | IoError::DeviceFault => self.knobs.disks_fail,
             _ => false,
         }

@@ -10,7 +10,7 @@ use aoe_common::wire::Frame;
 use aoe_initiator::engine as initiator;
 use aoe_target::engine as target;
 use aoe_target::engine::export::StoredState;
-use aoe_target::engine::operation::DiskId;
+use aoe_target::engine::operation::{DiskError, DiskId};
 use fastrand::Rng;
 
 use super::accidents::Accident;
@@ -133,6 +133,7 @@ pub(super) enum Event {
     Mend { place: Place, direction: Direction },
     Restart { target: usize },
     Return { client: usize },
+    Operator { target: usize },
     AdminResends { tag: u32 },
     LetIn,
 }
@@ -158,6 +159,8 @@ pub(super) struct TargetHost {
     /// `None`: it is dead.
     pub server: Option<Server>,
     pub generation: u32,
+    /// How often its host started anew.
+    pub boots: u32,
     /// Its exports in the engine's order: address, disk, settings that survive.
     pub exports: Vec<(Address, usize, StoredState)>,
     /// Operations with the disks.
@@ -237,6 +240,7 @@ impl World {
                 node: node(),
                 server: None,
                 generation: 0,
+                boots: 0,
                 exports: exports
                     .iter()
                     .filter(|(_, at, _)| *at == target)
@@ -474,6 +478,7 @@ impl World {
                     self.start_client(client)?;
                 }
             }
+            Event::Operator { target } => self.operator_steps_in(target),
             Event::AdminResends { tag } => {
                 let edit = self.admin.as_ref().and_then(|admin| admin.edit.as_ref());
                 if let Some(edit) = edit.filter(|edit| edit.tag == tag) {
@@ -524,10 +529,12 @@ impl World {
         let fails = self.rng.u32(..1000) < self.knobs.disk_errors;
         let completion = if fails {
             let syncs = self.disks[disk].syncs(handle);
-            let completion = self.disks[disk].fail(handle, &mut self.rng);
-            if syncs {
-                self.lose(disk)?;
+            let loses = syncs && (self.disks[disk].writes(handle).is_none() || self.rng.bool());
+            let error = if loses { DiskError::Lost(5) } else { DiskError::Io(5) };
+            let completion = self.disks[disk].fail(handle, error, &mut self.rng);
+            if loses {
                 self.tell(format!("a sync of disk {disk} failed"));
+                self.lose(disk)?;
             }
             completion
         } else {
@@ -543,7 +550,9 @@ impl World {
     /// What was not durable may be gone; what is left is looked at.
     pub fn lose(&mut self, disk: usize) -> Result<(), String> {
         self.disks[disk].lose(&mut self.rng);
-        self.models[disk].power_lost();
+        self.models[disk].power_lost(self.now);
+        // A moment later: what is left is what there is from here on.
+        self.now += 1;
         self.look_at(disk)
     }
 
@@ -663,7 +672,7 @@ impl World {
                 self.schedule(after, Event::Stored { process, disk, state });
             }
             if poisoned {
-                self.operator_steps_in(target);
+                self.call_operator(target);
             }
         }
     }

@@ -5,15 +5,19 @@
 //! forget the validity bits exist, and Linux and iPXE accept them.
 
 use super::super::frame::SECTOR;
+use super::cache::CacheMemory;
 
 const WORDS: usize = 256;
 const LBA28_SECTORS_MAX: u64 = 0x0fff_ffff;
 
-/// Two words in the vendor's range say that the target is of this kind; a third holds what it promises.
+/// Two words in the vendor's range say that the target is of this kind; a third holds what it promises, three more name
+/// its cache.
 const VENDOR_SIGNATURE_WORD: usize = 129;
 const VENDOR_SIGNATURE: [u16; 2] = [0x4f41, 0x2145];
 const VENDOR_PROMISES_WORD: usize = 131;
 const PROMISE_EXACTLY_ONCE: u16 = 1 << 0;
+const PROMISE_CACHE_MEMORY: u16 = 1 << 1;
+const VENDOR_CACHE_WORDS: std::ops::Range<usize> = 132..135;
 
 /// What IDENTIFY DEVICE says about a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub struct Identify {
     pub read_only: bool,
     /// The target runs a request that arrives repeatedly under one tag from one station only once.
     pub exactly_once: bool,
+    /// Where it keeps writes that are not durable, if it says so. Read only with `exactly_once`.
+    pub cache_memory: Option<CacheMemory>,
 }
 
 impl Default for Identify {
@@ -74,6 +80,7 @@ impl Default for Identify {
             logs: false,
             read_only: false,
             exactly_once: false,
+            cache_memory: None,
         }
     }
 }
@@ -136,6 +143,12 @@ impl Identify {
         if self.exactly_once {
             w[VENDOR_SIGNATURE_WORD..VENDOR_SIGNATURE_WORD + 2].copy_from_slice(&VENDOR_SIGNATURE);
             w[VENDOR_PROMISES_WORD] = PROMISE_EXACTLY_ONCE;
+            if let Some(memory) = self.cache_memory {
+                w[VENDOR_PROMISES_WORD] |= PROMISE_CACHE_MEMORY;
+                for (word, shift) in VENDOR_CACHE_WORDS.zip([0, 16, 32]) {
+                    w[word] = (memory.bits() >> shift) as u16;
+                }
+            }
         }
         w[209] = 0x4000; // physical sectors begin at LBA 0
         w[217] = match self.rotational {
@@ -175,6 +188,8 @@ impl Identify {
         }
         let trim = w[169] & 1 != 0;
         let ours = w[VENDOR_SIGNATURE_WORD..VENDOR_SIGNATURE_WORD + 2] == VENDOR_SIGNATURE;
+        let promises = |promise| ours && w[VENDOR_PROMISES_WORD] & promise != 0;
+        let memory = VENDOR_CACHE_WORDS.rev().fold(0, |bits, word| bits << 16 | u64::from(w[word]));
         Ok(Self {
             sectors,
             serial: get_text(&w[10..20]),
@@ -197,7 +212,8 @@ impl Identify {
             trim_zeroes: trim && w[69] & 1 << 14 != 0 && w[69] & 1 << 5 != 0,
             logs: has(84, 5),
             read_only: w[82] & 1 << 5 == 0 && ours,
-            exactly_once: ours && w[VENDOR_PROMISES_WORD] & PROMISE_EXACTLY_ONCE != 0,
+            exactly_once: promises(PROMISE_EXACTLY_ONCE),
+            cache_memory: promises(PROMISE_CACHE_MEMORY).then(|| CacheMemory::from_bits(memory)),
         })
     }
 }
@@ -252,6 +268,7 @@ mod tests {
             logs: true,
             read_only: false,
             exactly_once: true,
+            cache_memory: Some(CacheMemory { host: 0xfedcba, life: 0x012345 }),
         }
     }
 

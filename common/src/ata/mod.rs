@@ -2,10 +2,12 @@
 //!
 //! Values only. References are to ACS-4 unless a peer is named.
 
+mod cache;
 mod identify;
 mod log;
 mod trim;
 
+pub use cache::{CacheMemory, fnv1a};
 pub use identify::{Identify, IdentifyError};
 pub use log::{LOG_DIRECTORY, LOG_IDENTIFY_DEVICE_DATA, LOG_STATION_IDENTITY, log_page};
 pub use trim::{TRIM_ENTRIES_PER_SECTOR, TrimRange, encode_trim, trim_ranges};

@@ -455,6 +455,10 @@ impl Server {
                 Event::BadAnswers => {
                     tracing::warn!("{device}: a request failed, the answers of the target make no sense");
                 }
+                Event::CacheLost => tracing::error!(
+                    "{device}: the target's host started anew and lost writes that had not been flushed: every flush fails \
+                     from now on; check what is on the disk, then detach and attach it again"
+                ),
             }
         }
     }
@@ -562,7 +566,8 @@ fn errno(error: IoError) -> NbdErrno {
         | IoError::Unreadable
         | IoError::DeviceFault
         | IoError::Protocol(_)
-        | IoError::BadAnswer => NbdErrno::Io,
+        | IoError::BadAnswer
+        | IoError::CacheLost => NbdErrno::Io,
     }
 }
 

@@ -21,6 +21,7 @@ mod masking;
 mod path;
 mod quarantine;
 mod rtt;
+mod unflushed;
 mod window;
 
 pub use device::{

@@ -1,5 +1,6 @@
 //! One way to a target: its MAC address over one of our ports.
 
+use aoe_common::ata::CacheMemory;
 use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::MacAddr;
 
@@ -69,6 +70,8 @@ pub struct Path {
     pub asked_at: Instant,
     /// The target knows us by our identity on this path, not by our MAC address alone.
     pub registered: bool,
+    /// Where its target keeps writes that are not durable, as it said last.
+    pub memory: Option<CacheMemory>,
 }
 
 /// What a path is asked before it carries requests.
@@ -98,6 +101,7 @@ impl Path {
             question_tag: None,
             asked_at: now,
             registered: false,
+            memory: None,
         }
     }
 

@@ -6,6 +6,7 @@
 //! no network would still hold one.
 
 use aoe_common::time::{Duration, Instant};
+use aoe_common::wire::MacAddr;
 
 /// How long a frame may live in a network, unless its operator knows better.
 pub const QUARANTINE: Duration = Duration::from_secs(10);
@@ -13,13 +14,23 @@ pub const QUARANTINE: Duration = Duration::from_secs(10);
 /// Entries kept apart; beyond that they are merged into one that covers them all.
 const ENTRIES_MAX: usize = 1024;
 
+/// Answers that copies of a write may still cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strays {
+    /// The write's tag.
+    pub tag: u32,
+    /// The only target it was sent to; nobody else can answer it.
+    pub target: MacAddr,
+    /// How many are still to come.
+    pub left: u32,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     start: u64,
     end: u64,
     until: Instant,
-    /// The tag of the write and how many answers its copies may still cause.
-    strays: Option<(u32, u32)>,
+    strays: Option<Strays>,
 }
 
 /// The sectors in quarantine.
@@ -29,8 +40,8 @@ pub struct Quarantine {
 }
 
 impl Quarantine {
-    /// Sectors `start..end` may be hit by a stray write until `until`, or until `strays` answers to `tag` came.
-    pub fn add(&mut self, start: u64, end: u64, until: Instant, strays: Option<(u32, u32)>) {
+    /// Sectors `start..end` may be hit by a stray write until `until`, or until all `strays` came.
+    pub fn add(&mut self, start: u64, end: u64, until: Instant, strays: Option<Strays>) {
         self.entries.push(Entry { start, end, until, strays });
         if self.entries.len() > ENTRIES_MAX {
             let start = self.entries.iter().map(|entry| entry.start).min().expect("not empty");
@@ -47,14 +58,15 @@ impl Quarantine {
         self.entries.iter().filter(overlaps).map(|entry| entry.until).max()
     }
 
-    /// An answer to a write that was answered before. Returns whether this ended a quarantine.
-    pub fn stray_answered(&mut self, tag: u32) -> bool {
-        let Some(at) = self.entries.iter().position(|entry| entry.strays.is_some_and(|(of, _)| of == tag)) else {
+    /// An answer of this target to a write that was answered before. Returns whether this ended a quarantine.
+    pub fn stray_answered(&mut self, target: MacAddr, tag: u32) -> bool {
+        let is_of = |strays: Strays| strays.tag == tag && strays.target == target;
+        let Some(at) = self.entries.iter().position(|entry| entry.strays.is_some_and(is_of)) else {
             return false;
         };
-        let (_, left) = self.entries[at].strays.as_mut().expect("just matched");
-        *left -= 1;
-        let ended = *left == 0;
+        let strays = self.entries[at].strays.as_mut().expect("just matched");
+        strays.left -= 1;
+        let ended = strays.left == 0;
         if ended {
             self.entries.swap_remove(at);
         }
@@ -78,6 +90,13 @@ impl Quarantine {
 mod tests {
     use super::*;
 
+    const TARGET: MacAddr = MacAddr(2, 0, 0, 0, 0, 1);
+    const STRANGER: MacAddr = MacAddr(2, 0, 0, 0, 0, 2);
+
+    fn strays(tag: u32, left: u32) -> Option<Strays> {
+        Some(Strays { tag, target: TARGET, left })
+    }
+
     fn at(seconds: u64) -> Instant {
         Instant::ZERO + Duration::from_secs(seconds)
     }
@@ -85,7 +104,7 @@ mod tests {
     #[test]
     fn overlapping_writes_wait() {
         let mut quarantine = Quarantine::default();
-        quarantine.add(8, 16, at(10), Some((7, 2)));
+        quarantine.add(8, 16, at(10), strays(7, 2));
         assert_eq!(quarantine.holds(at(0), 15, 20), Some(at(10)));
         assert_eq!(quarantine.holds(at(0), 16, 20), None);
         assert_eq!(quarantine.holds(at(10), 8, 9), None);
@@ -96,12 +115,13 @@ mod tests {
     #[test]
     fn answers_of_all_copies_end_it() {
         let mut quarantine = Quarantine::default();
-        quarantine.add(8, 16, at(10), Some((7, 2)));
-        assert!(!quarantine.stray_answered(6));
-        assert!(!quarantine.stray_answered(7));
-        assert!(quarantine.stray_answered(7));
+        quarantine.add(8, 16, at(10), strays(7, 2));
+        assert!(!quarantine.stray_answered(TARGET, 6));
+        assert!(!quarantine.stray_answered(TARGET, 7));
+        assert!(!quarantine.stray_answered(STRANGER, 7), "whoever overheard the tag");
+        assert!(quarantine.stray_answered(TARGET, 7));
         assert_eq!(quarantine.holds(at(0), 8, 16), None);
-        assert!(!quarantine.stray_answered(7));
+        assert!(!quarantine.stray_answered(TARGET, 7));
     }
 
     #[test]

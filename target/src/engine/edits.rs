@@ -3,6 +3,7 @@
 //! An edit is applied at once, so that nobody it shuts out gets in any more. It is answered when it is stored
 //! and no write of a station that it shut out is running.
 
+use aoe_common::time::Instant;
 use aoe_common::wire::{
     ConfigRepr, ErrorCode, Frame, MacAddr, Malformed, MaskCommand, MaskError, MaskRepr, ReserveRepr,
 };
@@ -15,7 +16,7 @@ use super::operation::OperationId;
 use super::{Edit, EditKind, Event, ReplyTo, ShutOut, Storage, Target, Work};
 
 impl Target {
-    pub(super) fn config_request(&mut self, index: u32, to: &ReplyTo, frame: &Frame<'_>) {
+    pub(super) fn config_request(&mut self, now: Instant, index: u32, to: &ReplyTo, frame: &Frame<'_>) {
         let Ok(request) = ConfigRepr::parse(frame.body, false) else {
             self.counters.malformed += 1;
             return;
@@ -30,12 +31,12 @@ impl Target {
             }
             Verdict::Store(config_string) => {
                 let state = StoredState { config_string, ..export.stored() };
-                self.edit(index, to, EditKind::ConfigString(request.command), state);
+                self.edit(now, index, to, EditKind::ConfigString(request.command), state, frame.body);
             }
         }
     }
 
-    pub(super) fn mask_request(&mut self, index: u32, to: &ReplyTo, frame: &Frame<'_>) {
+    pub(super) fn mask_request(&mut self, now: Instant, index: u32, to: &ReplyTo, frame: &Frame<'_>) {
         let (request, directives) = match MaskRepr::parse(frame.body) {
             Ok(parsed) => parsed,
             Err(Malformed::Length) => return self.answer_echo(to, ErrorCode::BadArgument, frame.body),
@@ -54,12 +55,12 @@ impl Target {
                 let export = &self.exports[index as usize];
                 let (mask, failed) = export.access.edit_mask(directives);
                 let state = StoredState { mask, ..export.stored() };
-                self.edit(index, to, EditKind::Mask(failed), state);
+                self.edit(now, index, to, EditKind::Mask(failed), state, frame.body);
             }
         }
     }
 
-    pub(super) fn reserve_request(&mut self, index: u32, to: &ReplyTo, frame: &Frame<'_>) {
+    pub(super) fn reserve_request(&mut self, now: Instant, index: u32, to: &ReplyTo, frame: &Frame<'_>) {
         let (request, macs) = match ReserveRepr::parse(frame.body) {
             Ok(parsed) => parsed,
             Err(Malformed::Length) => return self.answer_echo(to, ErrorCode::BadArgument, frame.body),
@@ -77,7 +78,7 @@ impl Target {
             }
             Ok(Some(reservation)) => {
                 let state = StoredState { reservation, ..export.stored() };
-                self.edit(index, to, EditKind::Reservation(request.command), state);
+                self.edit(now, index, to, EditKind::Reservation(request.command), state, frame.body);
             }
         }
     }
@@ -88,11 +89,20 @@ impl Target {
     }
 
     /// Applies an edit at once; answers it when it is stored and nobody it shut out has a write running.
-    /// While one edit of an export waits, others are dropped: their stations ask again.
-    fn edit(&mut self, index: u32, to: &ReplyTo, kind: EditKind, state: StoredState) {
+    /// While one edit of an export waits, others are dropped: their stations ask again. A copy of one that was applied
+    /// changes nothing.
+    fn edit(&mut self, now: Instant, index: u32, to: &ReplyTo, kind: EditKind, state: StoredState, body: &[u8]) {
         if self.edits.contains_key(&index) {
             self.exports[index as usize].counters.overflows += 1;
             return;
+        }
+        if matches!(kind, EditKind::Mask(None) | EditKind::Reservation(_)) {
+            if self.edited.knows(now, index, to, body) {
+                self.exports[index as usize].counters.repeats += 1;
+                self.answer_edit(index, to, kind);
+                return;
+            }
+            self.edited.remember(now, index, to, body);
         }
         let before = self.exports[index as usize].stored();
         let storage = if before == state || !self.config.persist { Storage::Done } else { Storage::Waiting };
@@ -161,6 +171,7 @@ impl Target {
         }
         let edit = self.edits.remove(&index).expect("just seen");
         if edit.storage == Storage::Failed {
+            self.edited.forget(index, &edit.to);
             self.answer_not_stored(index, &edit);
             return;
         }
@@ -172,11 +183,16 @@ impl Target {
             let shut_out = self.shut_out_by(index, &edit.before);
             self.report(Event::Edited { address, station: edit.to.station, state, shut_out });
         }
-        match edit.kind {
-            EditKind::ConfigString(command) => self.answer_config(&edit.to, index, command, None),
-            EditKind::Mask(None) => self.answer_mask(&edit.to, index, MaskCommand::Edit),
-            EditKind::Mask(Some((error, at))) => self.answer_mask_failure(&edit.to, error, at),
-            EditKind::Reservation(command) => self.answer_reservation(&edit.to, index, command, None),
+        self.answer_edit(index, &edit.to, edit.kind);
+    }
+
+    /// Says what is in force.
+    fn answer_edit(&mut self, index: u32, to: &ReplyTo, kind: EditKind) {
+        match kind {
+            EditKind::ConfigString(command) => self.answer_config(to, index, command, None),
+            EditKind::Mask(None) => self.answer_mask(to, index, MaskCommand::Edit),
+            EditKind::Mask(Some((error, at))) => self.answer_mask_failure(to, error, at),
+            EditKind::Reservation(command) => self.answer_reservation(to, index, command, None),
         }
     }
 

@@ -1,7 +1,7 @@
 //! One export: a shelf.slot, what it says of itself, and everything the engine keeps for it.
 
 use aoe_common::addr::Address;
-use aoe_common::ata::Identify;
+use aoe_common::ata::{CacheMemory, Identify, fnv1a};
 use aoe_common::ordering::Ordering;
 use aoe_common::time::Instant;
 use aoe_common::wire::MacAddr;
@@ -38,6 +38,8 @@ pub struct ExportConfig {
     pub physical_sector_exponent: u8,
     /// Whether the medium rotates, where known.
     pub rotational: Option<bool>,
+    /// Where writes are kept that are not durable: its life changes when they were lost.
+    pub cache_memory: CacheMemory,
 }
 
 /// What survives a restart of the target.
@@ -51,6 +53,8 @@ pub struct StoredState {
     pub reservation: Vec<MacAddr>,
     /// The errno with which data was lost below, until an operator clears it.
     pub lost: Option<i32>,
+    /// How often an operator cleared that.
+    pub cleared: u32,
 }
 
 /// What an export has done so far.
@@ -112,6 +116,8 @@ pub struct Export {
     pub counters: Counters,
     /// For whom.
     pub ledger: Ledger,
+    /// See [`StoredState::cleared`].
+    cleared: u32,
     /// Until when writes are dropped.
     pub hold_writes_until: Instant,
 }
@@ -136,6 +142,7 @@ impl Export {
             durability,
             counters: Counters::default(),
             ledger: Ledger::default(),
+            cleared: stored.cleared,
             hold_writes_until: Instant::ZERO,
         }
     }
@@ -147,6 +154,7 @@ impl Export {
             mask: self.access.mask.clone(),
             reservation: self.access.reservation.clone(),
             lost: self.durability.poisoned(),
+            cleared: self.cleared,
         }
     }
 
@@ -171,6 +179,7 @@ impl Export {
             logs: true,
             read_only: self.config.read_only,
             exactly_once: true,
+            cache_memory: Some(self.config.cache_memory),
         }
     }
 
@@ -186,10 +195,7 @@ impl Export {
 
 /// A locally assigned (NAA 3) name that follows from the serial number: FNV-1a, 60 bits.
 fn world_wide_name(serial: &str) -> u64 {
-    let hash = serial
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-    3 << 60 | hash >> 4
+    3 << 60 | fnv1a(serial.as_bytes()) >> 4
 }
 
 #[cfg(test)]
@@ -208,6 +214,7 @@ mod tests {
             model: "M".into(),
             physical_sector_exponent,
             rotational: None,
+            cache_memory: CacheMemory { host: 1, life: 1 },
         };
         Export::new(config, StoredState::default())
     }

@@ -24,6 +24,7 @@ mod answers;
 pub mod ata;
 pub mod config_string;
 pub mod durability;
+mod edited;
 mod edits;
 pub mod export;
 pub mod ledger;
@@ -47,6 +48,7 @@ use aoe_common::wire::{
 };
 
 use self::ata::Failure;
+use self::edited::Edited;
 use self::export::{Export, ExportConfig, StoredState};
 use self::ledger::RecordId;
 use self::operation::{DiskCompletion, DiskError, DiskId, DiskOperation, OperationId};
@@ -259,6 +261,7 @@ pub struct Target {
     stale: Stale,
     stations: Stations,
     edits: BTreeMap<u32, Edit>,
+    edited: Edited,
     saves: BTreeMap<u32, Save>,
     pool: Pool,
     disk: VecDeque<DiskOperation>,
@@ -284,6 +287,7 @@ impl Target {
             stale: Stale::default(),
             stations: Stations::default(),
             edits: BTreeMap::new(),
+            edited: Edited::default(),
             saves: BTreeMap::new(),
             pool: Pool::new(config.buffers),
             disk: VecDeque::new(),
@@ -511,9 +515,9 @@ impl Target {
         }
         match frame.header.command {
             Command::Ata => self.ata_request(now, info, index, &to, frame),
-            Command::Config => self.config_request(index, &to, frame),
-            Command::Mask => self.mask_request(index, &to, frame),
-            Command::Reserve => self.reserve_request(index, &to, frame),
+            Command::Config => self.config_request(now, index, &to, frame),
+            Command::Mask => self.mask_request(now, index, &to, frame),
+            Command::Reserve => self.reserve_request(now, index, &to, frame),
             Command::Vendor(_) | Command::Unknown(_) => {
                 self.answer_echo(&to, ErrorCode::UnknownCommand, frame.body);
             }

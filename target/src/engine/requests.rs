@@ -357,10 +357,14 @@ impl Target {
             self.lose(index, errno);
         }
         for id in served {
-            let request = self.take_request(id);
+            let mut request = self.take_request(id);
             let export = &mut self.exports[index as usize];
             let outcome = if export.durability.poisoned().is_none() {
                 export.counters.flushes += 1;
+                if request.ata.command == command::FLUSH_CACHE_EXT {
+                    // Whose writes this made durable; of those that another memory held it says nothing.
+                    request.ata.registers = export.config.cache_memory.bits();
+                }
                 export.durability.flushed(request.to.station);
                 Outcome { status: Status::DRDY.bits(), error: 0 }
             } else {

@@ -1,12 +1,13 @@
 //! What comes back: the end of flights, of requests, and of waits for both.
 
-use aoe_common::ata::{AtaError, Status};
+use aoe_common::ata::{AtaError, CacheMemory, Status};
 use aoe_common::frame::SECTOR;
 use aoe_common::time::Instant;
 use aoe_common::wire::{AtaRepr, ErrorCode, Frame};
 
 use super::super::PortId;
 use super::super::path::{PathState, Question};
+use super::super::quarantine::Strays;
 use super::{BAD_ANSWERS_MAX, Completion, Device, Event, Flight, IoError, Work};
 
 impl Device {
@@ -34,7 +35,7 @@ impl Device {
                 return;
             }
             self.stats.strays += 1;
-            if self.quarantine.stray_answered(tag) {
+            if self.quarantine.stray_answered(frame.ethernet.source, tag) {
                 self.release_parked(now);
             }
             return;
@@ -47,6 +48,18 @@ impl Device {
         let active = self.requests[flight.request as usize].as_mut().expect("flights belong to requests");
         let result = judge(frame.header.error, &ata);
         let bytes = flight.sectors as usize * SECTOR;
+        if result == Err(IoError::Protocol(ErrorCode::BadArgument))
+            && active.work.carries_sectors()
+            && flight.sectors > 1
+        {
+            // It takes less in one command than it said: its MTU has changed. How much, it says when it is asked; until
+            // then half of what it refused is tried.
+            self.paths[index].sectors = self.paths[index].sectors.min(flight.sectors as u8 / 2);
+            let info = *self.ports.get(&port).expect("frames come in by known ports");
+            self.ask(port, info);
+            self.lose_flight(flight_id);
+            return;
+        }
         if active.work == Work::Read && result.is_ok() {
             match data.get(..bytes) {
                 Some(data) => {
@@ -65,9 +78,21 @@ impl Device {
                 }
             }
         }
+        let (work, mark, attempts, first_sent) = (active.work, active.mark, flight.attempts, flight.first_sent);
+        let result = match result {
+            Ok(()) if work == Work::Flush => self.flush_answered(index, &ata, mark),
+            Ok(()) if work.is_volatile() => {
+                let is_cached = self.disk.as_ref().is_some_and(|disk| disk.write_cache);
+                if let Some(memory) = self.paths[index].memory.filter(|_| is_cached) {
+                    self.unflushed.written(memory);
+                }
+                Ok(())
+            }
+            result => result,
+        };
         let path = &mut self.paths[index];
-        if flight.attempts == 1 && active.work.carries_sectors() {
-            path.rtt.measured(now.since(flight.first_sent));
+        if attempts == 1 && work.carries_sectors() {
+            path.rtt.measured(now.since(first_sent));
         }
         path.losses = 0;
         path.window.answered();
@@ -75,23 +100,47 @@ impl Device {
         self.end_flight(now, flight_id, result);
     }
 
+    /// A target has flushed: was everything still there?
+    fn flush_answered(&mut self, index: usize, ata: &AtaRepr, mark: u64) -> Result<(), IoError> {
+        if self.disk.as_ref().is_some_and(|disk| disk.cache_memory.is_some() && disk.flush_ext) {
+            self.hear_memory(index, CacheMemory::from_bits(ata.registers));
+        }
+        if self.unflushed.is_lost() {
+            return Err(IoError::CacheLost);
+        }
+        self.unflushed.flushed(mark);
+        Ok(())
+    }
+
+    /// A path's target says where it keeps writes that are not durable.
+    pub(super) fn hear_memory(&mut self, index: usize, memory: CacheMemory) {
+        self.paths[index].memory = Some(memory);
+        if self.unflushed.heard(memory) {
+            self.report(Event::CacheLost);
+        }
+    }
+
     /// A part is done, or has failed for good.
     pub(super) fn end_flight(&mut self, now: Instant, flight_id: u32, result: Result<(), IoError>) {
         let flight = self.drop_flight(flight_id);
         let active = self.requests[flight.request as usize].as_mut().expect("flights belong to requests");
-        // Of two targets that share a disk, neither knows what the other has run.
-        let is_recognised = || {
-            let mut targets = self.paths.iter().enumerate().filter(|(index, _)| flight.paths_used & 1 << index != 0);
-            let first = targets.next().map(|(_, path)| path.mac);
-            targets.all(|(_, path)| Some(path.mac) == first) && self.disk.as_ref().is_some_and(|disk| disk.exactly_once)
-        };
         let network_repeats = self.config.network_repeats;
-        if active.work.writes() && (flight.attempts > 1 || network_repeats) && !is_recognised() {
-            let start = active.lba + flight.offset;
-            // Where answers are repeated, too, their number does not tell which copies have arrived.
-            let strays = (!network_repeats).then_some((flight.tag, flight.attempts - 1));
-            let until = flight.last_sent.max(now) + self.config.frame_life;
-            self.quarantine.add(start, start + flight.sectors, until, strays);
+        if active.work.writes() && (flight.attempts > 1 || network_repeats) {
+            let mut used = self.paths.iter().enumerate().filter(|(index, _)| flight.paths_used & 1 << index != 0);
+            let first = used.next().expect("an answered flight was sent").1.mac;
+            // Of two targets that share a disk, neither knows what the other has run.
+            let target = used.all(|(_, path)| path.mac == first).then_some(first);
+            let recognises = self.disk.as_ref().is_some_and(|disk| disk.exactly_once);
+            if target.is_none() || !recognises {
+                let start = active.lba + flight.offset;
+                // Where answers are repeated, too, their number does not tell which copies have arrived. Nor does it
+                // when a copy may be at either of two targets.
+                let target = target.filter(|_| !network_repeats);
+                let left = flight.attempts - 1;
+                let strays = target.map(|target| Strays { tag: flight.tag, target, left });
+                let until = flight.last_sent.max(now) + self.config.frame_life;
+                self.quarantine.add(start, start + flight.sectors, until, strays);
+            }
         }
         if let Err(error) = result {
             active.error.get_or_insert(error);
@@ -142,6 +191,7 @@ impl Device {
         if active.then_flush && active.error.is_none() {
             active.then_flush = false;
             active.work = Work::Flush;
+            active.mark = self.unflushed.mark();
             (active.sectors, active.cursor) = (1, 0);
             self.unsent.push_back(slot);
             return;

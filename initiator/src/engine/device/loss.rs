@@ -64,11 +64,20 @@ impl Device {
 
     /// Everything under way on a path is to be sent again at once.
     pub(super) fn lose_flights_of(&mut self, index: usize) {
-        for (id, slot) in self.flights.iter_mut().enumerate() {
-            let Some(flight) = slot.as_mut().filter(|flight| !flight.lost && flight.path == index) else { continue };
+        for id in 0..self.flights.len() {
+            if self.flights[id].as_ref().is_some_and(|flight| flight.path == index) {
+                self.lose_flight(id as u32);
+            }
+        }
+    }
+
+    /// A flight is to be sent again at once.
+    pub(super) fn lose_flight(&mut self, id: u32) {
+        let flight = self.flights[id as usize].as_mut().expect("only known flights are lost");
+        if !flight.lost {
             flight.lost = true;
-            self.resend.push_back(id as u32);
-            self.paths[index].in_flight -= 1;
+            self.resend.push_back(id);
+            self.paths[flight.path].in_flight -= 1;
         }
     }
 

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::path::{PATHS_MAX, Path, PathState};
 use super::quarantine::Quarantine;
+use super::unflushed::Unflushed;
 use super::{PortId, PortInfo, Tags};
 
 /// Requests a device holds at the most; `has_room` tells.
@@ -157,6 +158,9 @@ pub enum IoError {
     /// The target's answers make no sense.
     #[error("the target's answers are unusable")]
     BadAnswer,
+    /// The target's host lost writes that no flush had covered; from then on no flush succeeds.
+    #[error("the target's host lost writes that were not flushed")]
+    CacheLost,
 }
 
 /// Whether a device can be used.
@@ -209,6 +213,8 @@ pub enum Event {
     },
     /// Unusable answers made a request fail.
     BadAnswers,
+    /// The target's host lost writes that no flush had covered: flushes fail from now on.
+    CacheLost,
 }
 
 /// What a request in the table is doing.
@@ -242,6 +248,15 @@ impl Work {
         }
     }
 
+    /// Its effect may be lost with the target's power, once it is answered.
+    fn is_volatile(self) -> bool {
+        match self {
+            Self::Write { fua } | Self::ZeroData { fua } => !fua,
+            Self::Trim | Self::ZeroCommand => true,
+            Self::Read | Self::Flush => false,
+        }
+    }
+
     /// Its data crosses the wire sector by sector.
     fn carries_sectors(self) -> bool {
         matches!(self, Self::Read | Self::Write { .. } | Self::ZeroData { .. })
@@ -263,6 +278,8 @@ struct Active {
     flights: u32,
     buffer: Vec<u8>,
     error: Option<IoError>,
+    /// For a flush: what it has to cover.
+    mark: u64,
     /// Followed by a flush: FUA for what has no FUA command.
     then_flush: bool,
     /// In the order of overlapping writes.
@@ -371,6 +388,7 @@ pub struct Device {
     free_requests: Vec<u32>,
     ordering: Ordering<u32>,
     quarantine: Quarantine,
+    unflushed: Unflushed,
     /// Writes that the quarantine holds back.
     parked: Vec<u32>,
     /// Requests with parts that were never sent.
@@ -417,6 +435,7 @@ impl Device {
             free_requests: Vec::new(),
             ordering: Ordering::default(),
             quarantine,
+            unflushed: Unflushed::default(),
             parked: Vec::new(),
             unsent: VecDeque::new(),
             flights: Vec::new(),
@@ -557,6 +576,7 @@ impl Device {
             flights: 0,
             buffer,
             error: None,
+            mark: self.unflushed.mark(),
             then_flush,
             ordered: work.writes(),
             released: !work.writes(),

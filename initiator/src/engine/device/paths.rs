@@ -143,6 +143,9 @@ impl Device {
             self.resized_at = now;
             self.report(Event::Resized { before: known.sectors, now: identify.sectors });
         }
+        if let Some(memory) = identify.cache_memory {
+            self.hear_memory(index, memory);
+        }
         let exactly_once = identify.exactly_once;
         self.disk = Some(identify);
         match (was_live, exactly_once) {

@@ -107,6 +107,27 @@ fn a_station_outside_the_reservation_may_identify_and_read_lists_only() {
     assert_eq!(bench.answer(&read(A, 10, 0, 1)).outcome(), OK);
 }
 
+#[test]
+fn a_late_copy_of_an_edit_undoes_no_newer_one() {
+    let list = |command, mac| mask(A, 1, MaskCommand::Edit, &[(DirectiveCommand::Add, A), (command, mac)]);
+    let let_in = list(DirectiveCommand::Add, B);
+    let shut_out = mask(A, 2, MaskCommand::Edit, &[(DirectiveCommand::Delete, B)]);
+    let reserve_both = reserve(A, 3, ReserveCommand::ForceSet, &[A, B]);
+    let reserve_alone = reserve(A, 4, ReserveCommand::ForceSet, &[A]);
+    for (first, second) in [(let_in, shut_out), (reserve_both, reserve_alone)] {
+        let mut bench = Bench::new();
+        bench.answer(&first);
+        bench.answer(&second);
+        let copy = bench.answer(&first);
+        assert!(copy.answers_edit_of_access() && copy.error().is_none());
+        assert!(!bench.export().access.serves(B), "the answer tells what is in force");
+        assert_eq!(bench.export().counters.repeats, 1);
+        bench.wait(11);
+        bench.answer(&first);
+        assert!(bench.export().access.serves(B), "no network holds a copy for so long: this is a new one");
+    }
+}
+
 // ---- Stations that are shut out ------------------------------------------------------------------------------------
 
 /// The two ways to shut B out.

@@ -208,7 +208,13 @@ fn edits_by_wildcard_are_refused_unless_allowed() {
             let answer = bench.answer(&to(address, edit));
             assert_eq!(answer.error(), None, "{answer:x?}");
         }
-        let all = StoredState { config_string: b"xyz".to_vec(), mask: vec![A], reservation: vec![A, B], lost: None };
+        let all = StoredState {
+            config_string: b"xyz".to_vec(),
+            mask: vec![A],
+            reservation: vec![A, B],
+            lost: None,
+            cleared: 0,
+        };
         assert_eq!(bench.export().stored(), all);
     }
 }

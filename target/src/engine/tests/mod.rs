@@ -16,7 +16,7 @@ mod late;
 mod order;
 mod price;
 
-use aoe_common::ata::{Identify, command, feature};
+use aoe_common::ata::{CacheMemory, Identify, command, feature};
 use aoe_common::frame::{HEADROOM, MIN_FRAME, SECTOR};
 use aoe_common::wire::{
     AtaFlags, BROADCAST, ConfigRepr, DirectiveCommand, DirectiveRepr, EthernetRepr, HeaderRepr, MaskCommand, MaskRepr,
@@ -54,6 +54,7 @@ fn export(slot: u8) -> ExportConfig {
         serial: "SERIAL".into(),
         model: "MODEL".into(),
         physical_sector_exponent: 3,
+        cache_memory: CacheMemory { host: 1, life: 1 },
         rotational: None,
     }
 }
