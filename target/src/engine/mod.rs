@@ -53,7 +53,7 @@ use self::export::{Export, ExportConfig, StoredState};
 use self::ledger::RecordId;
 use self::operation::{DiskCompletion, DiskError, DiskId, DiskOperation, OperationId};
 use self::pool::Pool;
-use self::repeats::{Outcome, Repeats, RequestKey};
+use self::repeats::{EXPORTS_MAX, Outcome, Repeats, RequestKey};
 use self::requests::trim_range;
 use self::saves::Save;
 use self::stale::Stale;
@@ -305,6 +305,7 @@ impl Target {
         if self.by_address.contains_key(&config.address) {
             return None;
         }
+        assert!(self.exports.len() < EXPORTS_MAX, "exports have small numbers");
         let index = self.exports.len() as u32;
         self.by_address.insert(config.address, index);
         self.exports.push(Export::new(config, stored));

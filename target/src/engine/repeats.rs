@@ -9,18 +9,23 @@
 //! request is known for longer than any initiator keeps resending it, and at any speed for longer than a
 //! copy of it lives in a network.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashSet;
 
 use aoe_common::time::{Duration, Instant};
 
+use super::recent::{Recent, Record};
 use super::stations::Station;
 
 /// How long a request is known after it was last seen: longer than the 180 s after which aoe.ko and, by
 /// default, our initiator give up.
-pub const MEMORY: Duration = Duration::from_secs(200);
+pub const MEMORY: Duration = Duration::from_secs(MEMORY_SECONDS as u64);
+const MEMORY_SECONDS: u32 = 200;
 
 /// Requests remembered at the most: at 70 000 writes a second, those of the last 15 s.
 pub const REMEMBERED_MAX: usize = 1 << 20;
+
+/// Exports told apart.
+pub const EXPORTS_MAX: usize = 1 << 15;
 
 /// What makes two requests the same. The export is part of it, as one wildcard request reaches several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,56 +64,99 @@ pub enum Seen {
     Done(Outcome),
 }
 
+/// A key without room between its parts, in halves so that no room is needed around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct DenseKey {
+    /// What kind of station, export, station.
+    who: (u32, u32),
+    /// Registers: count, command, LBA.
+    what: (u32, u32),
+    tag: u32,
+}
+
+impl From<&RequestKey> for DenseKey {
+    fn from(key: &RequestKey) -> Self {
+        const PART: u32 = 48;
+        let (kind, station) = match key.station {
+            Station::Mac(mac) => (0, mac.octets().iter().fold(0, |all, octet| all << 8 | u64::from(*octet))),
+            Station::Identity(number) => (1, number),
+        };
+        assert!((key.export as usize) < EXPORTS_MAX && station >> PART == 0 && key.registers >> PART == 0);
+        let who = kind << 63 | u64::from(key.export) << PART | station;
+        let what = u64::from(u16::from_be_bytes([key.count, key.command])) << PART | key.registers;
+        let halves = |whole: u64| ((whole >> 32) as u32, whole as u32);
+        Self { who: halves(who), what: halves(what), tag: key.tag }
+    }
+}
+
+/// A request that ended.
 #[derive(Debug)]
-struct Known {
-    outcome: Option<Outcome>,
-    until: Instant,
+struct Ended {
+    key: DenseKey,
+    /// Second from which on it is not known any more.
+    until: u32,
+    outcome: Outcome,
+    /// Asked about since it got its place among the others.
+    asked: bool,
+}
+
+impl Record for Ended {
+    type Key = DenseKey;
+
+    fn key(&self) -> DenseKey {
+        self.key
+    }
 }
 
 /// The requests that changed something, or are about to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Repeats {
-    known: HashMap<RequestKey, Known>,
-    /// Ended requests in the order in which to look at them again.
-    ended: VecDeque<(Instant, RequestKey)>,
+    running: HashSet<DenseKey>,
+    ended: Recent<Ended>,
     forgotten_early: u64,
+}
+
+impl Default for Repeats {
+    fn default() -> Self {
+        Self { running: HashSet::new(), ended: Recent::new(REMEMBERED_MAX), forgotten_early: 0 }
+    }
 }
 
 impl Repeats {
     /// What is known about a request. One that ended is known longer for being asked about.
     pub fn seen(&mut self, now: Instant, key: &RequestKey) -> Seen {
-        match self.known.get_mut(key) {
-            None => Seen::New,
-            Some(Known { outcome: None, .. }) => Seen::Running,
-            Some(Known { outcome: Some(_), until }) if *until <= now => Seen::New,
-            Some(Known { outcome: Some(outcome), until }) => {
-                *until = now + MEMORY;
-                Seen::Done(*outcome)
+        let key = DenseKey::from(key);
+        if self.running.contains(&key) {
+            return Seen::Running;
+        }
+        let now = second(now);
+        match self.ended.find(&key).and_then(|number| self.ended.get_mut(number)) {
+            Some(known) if known.until > now => {
+                (known.until, known.asked) = (now + MEMORY_SECONDS, true);
+                Seen::Done(known.outcome)
             }
+            _ => Seen::New,
         }
     }
 
     /// A new request starts.
     pub fn begin(&mut self, now: Instant, key: RequestKey) {
-        self.forget(now);
-        let before = self.known.insert(key, Known { outcome: None, until: now });
-        // One that ended too long ago to count may still lie here; it keeps its place in `ended`, which then
-        // finds it running or not yet due.
-        assert!(before.is_none_or(|known| known.outcome.is_some()), "a running request begins again");
+        self.forget(second(now));
+        assert!(self.running.insert((&key).into()), "a running request begins again");
     }
 
     /// A request ended and is remembered so.
     pub fn end(&mut self, now: Instant, key: RequestKey, outcome: Outcome) {
-        let known = self.known.get_mut(&key).expect("only requests that began end");
-        assert!(known.outcome.is_none(), "a request ends once");
-        *known = Known { outcome: Some(outcome), until: now + MEMORY };
-        self.ended.push_back((now + MEMORY, key));
+        let key = DenseKey::from(&key);
+        assert!(self.running.remove(&key), "only requests that began end, and once");
+        let now = second(now);
+        self.forget(now);
+        self.ended.push(Ended { key, until: now + MEMORY_SECONDS, outcome, asked: false });
     }
 
     /// A request was given up before it changed anything, and is to be taken for new if it comes again.
     pub fn abandon(&mut self, key: &RequestKey) {
-        let known = self.known.remove(key);
-        assert!(known.is_some_and(|known| known.outcome.is_none()), "only running requests are abandoned");
+        assert!(self.running.remove(&DenseKey::from(key)), "only running requests are abandoned");
     }
 
     /// Requests that had to be forgotten before their time.
@@ -116,41 +164,30 @@ impl Repeats {
         self.forgotten_early
     }
 
-    /// Requests known now.
-    pub fn len(&self) -> usize {
-        self.known.len()
-    }
-
-    /// Whether none is known.
-    pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
-    }
-
-    /// Drops what is over, a few at a time so that no frame pays for many.
-    fn forget(&mut self, now: Instant) {
+    /// Drops what is over, and makes room for one more: a few at a time so that no frame pays for many.
+    fn forget(&mut self, now: u32) {
         const STEPS: usize = 4;
         for _ in 0..STEPS {
-            let full = self.known.len() >= REMEMBERED_MAX;
-            match self.ended.front() {
-                Some((due, _)) if *due <= now || full => {}
-                _ => return,
+            let full = self.ended.len() == REMEMBERED_MAX;
+            let Some(oldest) = self.ended.oldest() else { return };
+            let is_over = oldest.until <= now;
+            if !is_over && !full && !oldest.asked {
+                return;
             }
-            let (due, key) = self.ended.pop_front().expect("just seen");
-            let Some(known) = self.known.get(&key) else { continue };
-            if known.outcome.is_none() {
-                continue;
-            }
-            if known.until > now && due <= now {
-                // Asked about since: it stays, with its new time.
-                self.ended.push_back((known.until, key));
-                continue;
-            }
-            if known.until > now {
+            let known = self.ended.take_oldest().expect("just seen");
+            if !is_over && full {
                 self.forgotten_early += 1;
+            } else if !is_over {
+                // Asked about since: it stays, in its new place.
+                self.ended.push(Ended { asked: false, ..known });
             }
-            self.known.remove(&key);
         }
     }
+}
+
+/// Seconds since the start of time, of which 32 bits last for a century.
+fn second(now: Instant) -> u32 {
+    now.since(Instant::ZERO).as_secs() as u32
 }
 
 #[cfg(test)]
@@ -187,8 +224,7 @@ mod tests {
         assert_eq!(repeats.seen(at(509), &key(1)), Seen::New);
         repeats.begin(at(510), key(2));
         repeats.begin(at(710), key(3));
-        assert_eq!(repeats.len(), 2);
-        assert!(repeats.ended.is_empty());
+        assert_eq!((repeats.running.len(), repeats.ended.len()), (2, 0));
     }
 
     #[test]
@@ -214,15 +250,20 @@ mod tests {
         repeats.begin(at(0), key(1));
         let others = [
             RequestKey { export: 1, ..key(1) },
-            RequestKey { station: Station::Identity([1; 16]), ..key(1) },
+            RequestKey { station: Station::Identity(0x0200_0000_0001), ..key(1) },
             RequestKey { tag: 2, ..key(1) },
             RequestKey { command: 0x35, ..key(1) },
             RequestKey { count: 2, ..key(1) },
             RequestKey { registers: 8, ..key(1) },
         ];
-        for other in others {
-            assert_eq!(repeats.seen(at(0), &other), Seen::New);
+        for other in &others {
+            assert_eq!(repeats.seen(at(0), other), Seen::New);
         }
+        repeats.end(at(0), key(1), OK);
+        for other in &others {
+            assert_eq!(repeats.seen(at(0), other), Seen::New);
+        }
+        assert_eq!(repeats.seen(at(0), &key(1)), Seen::Done(OK));
     }
 
     #[test]
@@ -232,11 +273,29 @@ mod tests {
             repeats.begin(at(0), key(tag));
             repeats.end(at(0), key(tag), OK);
         }
-        assert!(repeats.len() <= REMEMBERED_MAX);
-        assert!(repeats.ended.len() <= REMEMBERED_MAX);
-        assert!(repeats.forgotten_early() >= 1000);
+        assert_eq!((repeats.ended.len(), repeats.ended.keys()), (REMEMBERED_MAX, REMEMBERED_MAX));
+        assert_eq!((repeats.running.len(), repeats.forgotten_early()), (0, 1000));
         assert_eq!(repeats.seen(at(1), &key(0)), Seen::New, "the oldest went first");
         assert_eq!(repeats.seen(at(1), &key(REMEMBERED_MAX as u32)), Seen::Done(OK));
+    }
+
+    #[test]
+    fn what_is_asked_about_does_not_go_first_unless_memory_is_short() {
+        let mut repeats = Repeats::default();
+        for tag in 0..10 {
+            repeats.begin(at(0), key(tag));
+            repeats.end(at(0), key(tag), OK);
+        }
+        assert_eq!(repeats.seen(at(150), &key(3)), Seen::Done(OK));
+        // Each new one takes some of what is over along.
+        (100..110).for_each(|tag| repeats.begin(at(250), key(tag)));
+        assert_eq!((repeats.ended.len(), repeats.seen(at(250), &key(3))), (1, Seen::Done(OK)));
+        assert_eq!(repeats.forgotten_early(), 0);
+    }
+
+    #[test]
+    fn a_known_request_is_small() {
+        assert_eq!(size_of::<Ended>(), 28);
     }
 
     #[test]

@@ -146,8 +146,8 @@ impl Target {
         // What it sent before it said who it is, it may send again afterwards.
         let mut seen = self.repeats.seen(now, &by_mac);
         let mut key = by_mac;
-        if let Some(identity) = self.stations.identity(to.station) {
-            key = RequestKey { station: Station::Identity(identity), ..by_mac };
+        if let Some(number) = self.stations.number(to.station) {
+            key = RequestKey { station: Station::Identity(number), ..by_mac };
             if seen == Seen::New {
                 seen = self.repeats.seen(now, &key);
             }

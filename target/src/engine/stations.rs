@@ -20,21 +20,26 @@ pub type Identity = [u8; 16];
 pub enum Station {
     /// Known by its address alone.
     Mac(MacAddr),
-    /// Known by what it wrote.
-    Identity(Identity),
+    /// Known by what it wrote, which has this number.
+    Identity(u64),
 }
 
 /// The identities of stations.
 #[derive(Debug, Default)]
 pub struct Stations {
-    identities: HashMap<MacAddr, Identity>,
+    identities: HashMap<MacAddr, (Identity, u64)>,
     order: VecDeque<MacAddr>,
+    numbers: u64,
 }
 
 impl Stations {
     /// A station says who it is.
     pub fn register(&mut self, mac: MacAddr, identity: Identity) {
-        if self.identities.insert(mac, identity).is_some() {
+        // One that several addresses share has one number.
+        let known = self.order.iter().filter_map(|mac| self.identities.get(mac)).find(|known| known.0 == identity);
+        let number = known.map_or(self.numbers + 1, |known| known.1);
+        self.numbers = self.numbers.max(number);
+        if self.identities.insert(mac, (identity, number)).is_some() {
             self.order.retain(|known| *known != mac);
         } else if self.identities.len() > STATIONS_MAX {
             let oldest = self.order.pop_front().expect("as many as there are identities");
@@ -45,7 +50,12 @@ impl Stations {
 
     /// What it said, if it is still known.
     pub fn identity(&self, mac: MacAddr) -> Option<Identity> {
-        self.identities.get(&mac).copied()
+        self.identities.get(&mac).map(|known| known.0)
+    }
+
+    /// The number of that. No other identity ever has it.
+    pub fn number(&self, mac: MacAddr) -> Option<u64> {
+        self.identities.get(&mac).map(|known| known.1)
     }
 }
 
@@ -55,6 +65,20 @@ mod tests {
 
     fn mac(n: usize) -> MacAddr {
         MacAddr(2, 0, 0, 0, (n >> 8) as u8, n as u8)
+    }
+
+    #[test]
+    fn addresses_of_one_station_have_one_number() {
+        let mut stations = Stations::default();
+        stations.register(mac(1), [1; 16]);
+        stations.register(mac(2), [2; 16]);
+        stations.register(mac(3), [1; 16]);
+        stations.register(mac(1), [1; 16]);
+        let numbers = [1, 2, 3, 4].map(|n| stations.number(mac(n)));
+        assert_eq!(numbers, [Some(1), Some(2), Some(1), None]);
+        stations.register(mac(2), [3; 16]);
+        stations.register(mac(4), [2; 16]);
+        assert_eq!([2, 4].map(|n| stations.number(mac(n))), [Some(3), Some(4)], "a forgotten number is not used again");
     }
 
     #[test]
