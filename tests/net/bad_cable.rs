@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use aoe_tests::net::Lab;
 use aoe_tests::net::cable::{Counts, Trouble};
+use aoe_tests::net::fio::{DISK_BYTES, Load};
 use aoe_tests::net::image::{assert_same, random_file};
+use aoe_tests::net::{Daemon, Finished, Lab, wait_for};
 
 /// Frames a host has sent and received since its interface was made.
 fn frames(lab: &Lab, host: &str) -> [u64; 2] {
@@ -15,7 +16,7 @@ fn frames(lab: &Lab, host: &str) -> [u64; 2] {
 #[test]
 fn net_cable_without_trouble_loses_nothing() {
     let lab = Lab::over_cable(&["a", "b"], 9000, 1);
-    random_file(&lab.path("disk.img"), 64 << 20, 1);
+    random_file(&lab.path("disk.img"), DISK_BYTES, 1);
     let _target = lab.export("a", "shelf 0 slot 1 disk.img");
     let uri = lab.attach("b", "e0.1", "disk.sock");
     lab.host("b").command("nbdcopy").args([&uri, "out.img"]).run().succeeded();
@@ -37,19 +38,98 @@ fn net_cable_without_trouble_loses_nothing() {
 const TROUBLE: Trouble =
     Trouble { lost: 3.0, repeated: 5.0, delayed: 5.0, reordered: 5.0, late: Duration::from_millis(300) };
 
+/// A target on `a`, and `b` attached to it with these options, over a cable that has begun to do its worst.
+struct Bad {
+    lab: Lab,
+    target: Daemon,
+    uri: String,
+}
+
+impl Bad {
+    fn new(seed: u64, target: impl FnOnce(&Lab) -> Daemon, attach_options: &str) -> Bad {
+        let lab = Lab::over_cable(&["a", "b"], 9000, seed);
+        random_file(&lab.path("disk.img"), DISK_BYTES, seed);
+        let target = target(&lab);
+        let place = format!("unix:{}", lab.path("disk.sock").display());
+        lab.host("b").typed(&format!("aoe-attach {attach_options} e0.1 {place}")).run().succeeded();
+        let uri = lab.nbd_uri("disk.sock");
+        ["a", "b"].iter().for_each(|host| lab.trouble(host, TROUBLE));
+        Bad { lab, target, uri }
+    }
+
+    fn fio(&self, load: Load) -> Finished {
+        load.at(self.lab.host("b"), &self.uri).run()
+    }
+
+    /// Reads the disk once more over the bad cable, ends both sides, and compares with the target's file. Returns what
+    /// the target said.
+    fn disk_is_what_was_read(self) -> String {
+        let Bad { lab, target, uri } = self;
+        lab.host("b").command("nbdcopy").args(["--connections=1", &uri, "out.img"]).run().succeeded();
+        let stat = lab.stat("b");
+        assert!(stat[0]["resends"].as_u64() > Some(0) && stat[0]["errors"] == 0, "{stat}");
+        lab.host("b").typed("aoe-detach e0.1").run().succeeded();
+        let report = target.stop().output();
+        assert_same(&lab.path("disk.img"), &lab.path("out.img"));
+        for (from, to) in [("a", "b"), ("b", "a")] {
+            let (counts, taken) = wait_for("the last of the frames", || {
+                let counts = lab.accidents(to);
+                let Counts { taken, given, lost, repeated, .. } = counts;
+                (given + lost == taken + repeated).then_some((counts, taken))
+            });
+            println!("{from} to {to}: {counts:?}");
+            let about = |count: u64, chance: f64| {
+                let part = count as f64 * 100.0 / taken as f64;
+                assert!((chance / 2.0..chance * 2.0).contains(&part), "{part} % instead of {chance} %: {counts:?}");
+            };
+            about(counts.lost, TROUBLE.lost);
+            about(counts.repeated, TROUBLE.repeated);
+            about(counts.delayed, TROUBLE.delayed);
+            assert!(counts.overtaken > counts.delayed / 2, "{counts:?}");
+        }
+        report
+    }
+}
+
+fn vblade(lab: &Lab) -> Daemon {
+    lab.host("a").typed("vblade -b 64 0 1 eth0 disk.img").spawn_ready(|line| line.starts_with("pid"))
+}
+
 #[test]
-fn net_fio_probe() {
-    let lab = Lab::over_cable(&["a", "b"], 9000, 1);
-    random_file(&lab.path("disk.img"), 64 << 20, 1);
-    let target = lab.export("a", "shelf 0 slot 1 disk.img");
-    let uri = lab.attach("b", "e0.1", "disk.sock");
-    lab.trouble("a", TROUBLE);
-    lab.trouble("b", TROUBLE);
-    let line = std::env::var("FIO").unwrap();
-    let t = std::time::Instant::now();
-    let done = lab.host("b").typed(&line).arg(format!("--uri={uri}")).run();
-    println!("{} {:?} {}", done.code, t.elapsed(), done.output());
-    println!("{:?} {:?} {}", lab.accidents("a"), lab.accidents("b"), lab.stat("b"));
-    lab.host("b").typed("aoe-detach e0.1").run().succeeded();
-    println!("{}", target.stop().output());
+fn net_bad_cable_fio_verified_at_our_target() {
+    let bad = Bad::new(1, |lab| lab.export("a", "shelf 0 slot 1 disk.img"), "");
+    bad.fio(Load { blocks: 16, writes: 300, passes: 3 }).succeeded();
+    let report = bad.disk_is_what_was_read();
+    let repeats = report.lines().find(|line| line.contains("e0.1: ")).expect("a report of the export");
+    println!("{repeats}");
+    let caught: u64 = repeats.split(' ').rev().nth(1).and_then(|word| word.parse().ok()).expect("a number of repeats");
+    assert!(caught > 100, "{repeats}");
+}
+
+/// vblade runs a repeated write again, so the initiator alone keeps old writes from undoing newer ones. It knows what
+/// it has sent twice; that the cable repeats what was sent once it has to be told, and it may be told that no frame is
+/// later than a second, or each block would be written once in ten.
+#[test]
+fn net_bad_cable_fio_verified_at_vblade() {
+    let bad = Bad::new(2, vblade, "--repeating-network --frame-life 1");
+    bad.fio(Load { blocks: 64, writes: 200, passes: 2 }).succeeded();
+    bad.disk_is_what_was_read();
+}
+
+/// Without being told, what is not overwritten within the life of a frame is safe all the same.
+#[test]
+fn net_bad_cable_fio_verified_at_vblade_by_default_when_nothing_is_overwritten() {
+    let bad = Bad::new(3, vblade, "");
+    let line = "fio --name=once --ioengine=nbd --rw=randwrite --bs=4k --size=4m --iodepth=32 --randseed=1 \
+                --verify=crc32c --verify_fatal=1 --do_verify=1";
+    bad.lab.host("b").typed(line).arg(format!("--uri={}", bad.uri)).run().succeeded();
+    bad.disk_is_what_was_read();
+}
+
+/// What the tests above would see if nothing was done about copies: the same load, at vblade, untold.
+#[test]
+fn net_bad_cable_undoes_writes_where_nothing_guards_them() {
+    let bad = Bad::new(4, vblade, "--frame-life 1");
+    let undone = bad.fio(Load { blocks: 16, writes: 64, passes: 1 });
+    assert!(undone.code != 0 && undone.stderr.contains("verify: bad header numberio"), "{}", undone.output());
 }

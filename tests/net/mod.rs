@@ -5,6 +5,7 @@
 //! then namespaces, then files. Every wait in here is bounded. What a test needs and does not find fails the test.
 
 pub mod cable;
+pub mod fio;
 pub mod image;
 pub mod peer;
 
