@@ -99,6 +99,7 @@ pub fn run(options: &Options, run_dir: &RunDir, ready: impl FnOnce(&Ready) -> Re
         hold_writes: match reserved {
             // The last writes of the server that crashed may still be on their way.
             Reserved::Kernel(Plan::TakeOver(..)) => options.frame_life,
+            Reserved::Socket(ref listener) if listener.takes_over() => options.frame_life,
             _ => Duration::ZERO,
         },
         frame_life: options.frame_life,

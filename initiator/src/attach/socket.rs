@@ -50,6 +50,7 @@ impl Listener {
         if let Some(folder) = path.parent().filter(|folder| !folder.is_dir()) {
             return Err(SocketError::NoFolder(folder.to_owned()));
         }
+        let mut is_replacement = false;
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
@@ -57,6 +58,7 @@ impl Listener {
             Ok(_) => match UnixStream::connect(path) {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     fs::remove_file(path).map_err(failed)?;
+                    is_replacement = true;
                 }
                 Ok(_) => return Err(SocketError::InUse(place())),
                 Err(error) => return Err(failed(error)),
@@ -70,7 +72,7 @@ impl Listener {
             io::ErrorKind::AddrInUse => SocketError::InUse(place()),
             _ => failed(error),
         })?;
-        let file = SocketFile::new(path).map_err(failed)?;
+        let file = SocketFile::new(path, is_replacement).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         Ok(Self::Unix(listener, file))
     }
@@ -84,6 +86,12 @@ impl Listener {
         let listener = TcpListener::bind(address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         Ok(Self::Tcp(listener))
+    }
+
+    /// Whether it has taken the place of a server that did not end in order: clients may bring the same requests again
+    /// while that one's writes are still on their way. Nothing tells this of a TCP port.
+    pub fn takes_over(&self) -> bool {
+        matches!(self, Self::Unix(_, SocketFile { is_replacement: true, .. }))
     }
 
     /// Where clients connect.
@@ -121,11 +129,13 @@ impl AsFd for Listener {
 pub(super) struct SocketFile {
     path: PathBuf,
     file: fs::Metadata,
+    /// A dead server's file was there before.
+    is_replacement: bool,
 }
 
 impl SocketFile {
-    pub fn new(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), file: fs::symlink_metadata(path)? })
+    fn new(path: &Path, is_replacement: bool) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), file: fs::symlink_metadata(path)?, is_replacement })
     }
 }
 
@@ -147,6 +157,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk.sock");
         let listener = Listener::unix(&path).unwrap();
+        assert!(!listener.takes_over());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(listener.place().unwrap(), Place::Unix(path.clone()));
         assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
@@ -161,6 +172,7 @@ mod tests {
         let path = folder.path().join("disk.sock");
         drop(UnixListener::bind(&path).unwrap());
         let listener = Listener::unix(&path).unwrap();
+        assert!(listener.takes_over());
         // Somebody removes the file and makes another one of that name.
         fs::remove_file(&path).unwrap();
         fs::write(&path, "letter").unwrap();
