@@ -98,7 +98,7 @@ fn vblade(lab: &Lab) -> Daemon {
 #[test]
 fn net_bad_cable_fio_verified_at_our_target() {
     let bad = Bad::new(1, |lab| lab.export("a", "shelf 0 slot 1 disk.img"), "");
-    bad.fio(Load { blocks: 16, writes: 300, passes: 3 }).succeeded();
+    bad.fio(Load { blocks: 16, writes: 300, passes: 3, rate: 0, overlaps: true }).succeeded();
     let report = bad.disk_is_what_was_read();
     let repeats = report.lines().find(|line| line.contains("e0.1: ")).expect("a report of the export");
     println!("{repeats}");
@@ -112,7 +112,7 @@ fn net_bad_cable_fio_verified_at_our_target() {
 #[test]
 fn net_bad_cable_fio_verified_at_vblade() {
     let bad = Bad::new(2, vblade, "--repeating-network --frame-life 1");
-    bad.fio(Load { blocks: 64, writes: 200, passes: 2 }).succeeded();
+    bad.fio(Load { blocks: 64, writes: 200, passes: 2, rate: 0, overlaps: true }).succeeded();
     bad.disk_is_what_was_read();
 }
 
@@ -130,6 +130,6 @@ fn net_bad_cable_fio_verified_at_vblade_by_default_when_nothing_is_overwritten()
 #[test]
 fn net_bad_cable_undoes_writes_where_nothing_guards_them() {
     let bad = Bad::new(4, vblade, "--frame-life 1");
-    let undone = bad.fio(Load { blocks: 16, writes: 64, passes: 1 });
+    let undone = bad.fio(Load { blocks: 16, writes: 64, passes: 1, rate: 0, overlaps: true });
     assert!(undone.code != 0 && undone.stderr.contains("verify: bad header numberio"), "{}", undone.output());
 }

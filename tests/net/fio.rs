@@ -17,6 +17,11 @@ pub struct Load {
     pub writes: u64,
     /// How often it does both.
     pub passes: u64,
+    /// Writes a second of a job at the most; 0: as many as it can.
+    pub rate: u64,
+    /// Whether a block may be written while an earlier write of it is under way. aoe-attach keeps such writes in order;
+    /// NBD does not ask that of anybody.
+    pub overlaps: bool,
 }
 
 impl Load {
@@ -27,6 +32,8 @@ impl Load {
             .typed("fio --ioengine=nbd --rw=randwrite --norandommap --iodepth=32 --randseed=1")
             .args(["--verify=crc32c", "--verify_fatal=1", "--do_verify=1"])
             .arg(format!("--loops={}", self.passes))
+            .arg(format!("--rate_iops=,{}", self.rate))
+            .arg(format!("--serialize_overlap={}", u8::from(!self.overlaps)))
             .arg(format!("--uri={uri}"));
         let jobs = [("sector", 512, 1), ("page", 4096, 1), ("frames", 24 << 10, 1), ("large", 128 << 10, 4)];
         (0..).zip(jobs).fold(fio, |fio, (number, (name, bytes, fewer))| {
