@@ -11,7 +11,7 @@ const PART_BYTES: u64 = 16 << 20;
 /// How much is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// Blocks of a job; few are overwritten soon, and by many writes at a time.
+    /// Blocks of a job, of which that with the largest blocks has, and writes, a fourth; few are overwritten soon, and by many writes at a time.
     pub blocks: u64,
     /// Writes of a job before it reads all of its blocks back.
     pub writes: u64,
@@ -32,7 +32,6 @@ impl Load {
             .typed("fio --ioengine=nbd --rw=randwrite --norandommap --iodepth=32 --randseed=1")
             .args(["--verify=crc32c", "--verify_fatal=1", "--do_verify=1"])
             .arg(format!("--loops={}", self.passes))
-            .arg(format!("--rate_iops=,{}", self.rate))
             .arg(format!("--serialize_overlap={}", u8::from(!self.overlaps)))
             .arg(format!("--uri={uri}"));
         let jobs = [("sector", 512, 1), ("page", 4096, 1), ("frames", 24 << 10, 1), ("large", 128 << 10, 4)];
@@ -42,6 +41,7 @@ impl Load {
                 .arg(format!("--offset={}", number * PART_BYTES))
                 .arg(format!("--size={}", bytes * (self.blocks / fewer).max(1)))
                 .arg(format!("--io_size={}", bytes * (self.writes / fewer).max(1)))
+                .arg(format!("--rate_iops=,{}", self.rate / fewer))
         })
     }
 }

@@ -7,6 +7,7 @@ mod fencing;
 mod growth;
 mod hostile_client;
 mod hostile_target;
+mod interfaces;
 mod kills;
 mod lab;
 mod main_job;

@@ -38,7 +38,7 @@ pub enum SocketError {
 /// A socket that clients connect to. A unix socket's file goes when this is dropped.
 #[derive(Debug)]
 pub(super) enum Listener {
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener, Box<SocketFile>),
     Tcp(TcpListener),
 }
 
@@ -74,7 +74,7 @@ impl Listener {
         })?;
         let file = SocketFile::new(path, is_replacement).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
-        Ok(Self::Unix(listener, file))
+        Ok(Self::Unix(listener, Box::new(file)))
     }
 
     /// Listens on a TCP port. Port 0 is any that is free.
@@ -91,7 +91,7 @@ impl Listener {
     /// Whether it has taken the place of a server that did not end in order: clients may bring the same requests again
     /// while that one's writes are still on their way. Nothing tells this of a TCP port.
     pub fn takes_over(&self) -> bool {
-        matches!(self, Self::Unix(_, SocketFile { is_replacement: true, .. }))
+        matches!(self, Self::Unix(_, file) if file.is_replacement)
     }
 
     /// Where clients connect.
