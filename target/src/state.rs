@@ -138,7 +138,7 @@ impl StateDirectory {
         let aside = self.path.join(format!("{address}.toml.{suffix}"));
         match fs::rename(&file, &aside) {
             Ok(()) => tracing::warn!(
-                "{address}: stored settings are not used: {why}; they are now in {}, check the mask list and whether `lost` is in it",
+                "{address}: stored settings are not used: {why}; they are now in {}, check the mask list and for `lost`",
                 aside.display()
             ),
             Err(error) => tracing::warn!(

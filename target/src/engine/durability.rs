@@ -2,7 +2,7 @@
 //!
 //! * write-through: every write is durable before its answer;
 //! * write-back: a write is answered from the cache below, and durable after a FLUSH;
-//! * auto: write-through for a station until it has shown, by a successful FLUSH, that it knows how to ask
+//! * auto: write-through for a client until it has shown, by a successful FLUSH, that it knows how to ask
 //!   for durability. aoe.ko, iPXE and WinAoE never flush, so their fsync means something only this way.
 //!
 //! When the file or device below loses data it had taken (a failed sync), what was acknowledged may be
@@ -11,13 +11,13 @@
 
 use aoe_common::wire::MacAddr;
 
-/// Stations known to flush, per export. One forgotten is served write-through again: slower, never wrong.
+/// Clients known to flush, per export. One forgotten is served write-through again: slower, never wrong.
 pub const FLUSHERS_MAX: usize = 64;
 
 /// `--cache`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CacheMode {
-    /// Write-through for a station until it flushes, then write-back.
+    /// Write-through for a client until it flushes, then write-back.
     #[default]
     Auto,
     /// Answer from the cache below.
@@ -26,14 +26,29 @@ pub enum CacheMode {
     Writethrough,
 }
 
+/// Who writes: a station, and which of its two kinds of clients. Both can be on one host, and only one of them flushes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Writer {
+    station: MacAddr,
+    /// A kernel's driver keeps bit 31 of its tags clear. Programs set it, so that aoe.ko leaves their answers alone.
+    is_program: bool,
+}
+
+impl Writer {
+    /// Who sent a request with this tag.
+    pub fn new(station: MacAddr, tag: u32) -> Self {
+        Self { station, is_program: tag >> 31 == 1 }
+    }
+}
+
 /// The durability state of one export.
 #[derive(Clone, Debug)]
 pub struct Durability {
     mode: CacheMode,
     /// SET FEATURES turned the cache off.
     cache_off: bool,
-    /// Stations that flush, the latest last.
-    flushers: Vec<MacAddr>,
+    /// Writers that flush, the latest last.
+    flushers: Vec<Writer>,
     /// The errno of the first loss.
     poisoned: Option<i32>,
     /// Whether a restart would know of it.
@@ -46,13 +61,13 @@ impl Durability {
         Self { mode, cache_off: false, flushers: Vec::new(), poisoned: None, poison_is_stored: false }
     }
 
-    /// Whether a write of this station must be durable before its answer.
-    pub fn write_is_durable(&self, station: MacAddr) -> bool {
+    /// Whether what it writes must be durable before the answer.
+    pub fn write_is_durable(&self, writer: Writer) -> bool {
         self.cache_off
             || match self.mode {
                 CacheMode::Writeback => false,
                 CacheMode::Writethrough => true,
-                CacheMode::Auto => !self.flushers.contains(&station),
+                CacheMode::Auto => !self.flushers.contains(&writer),
             }
     }
 
@@ -75,16 +90,16 @@ impl Durability {
         self.cache_off = true;
     }
 
-    /// A FLUSH of this station succeeded.
-    pub fn flushed(&mut self, station: MacAddr) {
-        if self.flushers.last() == Some(&station) {
+    /// A FLUSH succeeded.
+    pub fn flushed(&mut self, writer: Writer) {
+        if self.flushers.last() == Some(&writer) {
             return;
         }
-        self.flushers.retain(|known| *known != station);
+        self.flushers.retain(|known| *known != writer);
         if self.flushers.len() == FLUSHERS_MAX {
             self.flushers.remove(0);
         }
-        self.flushers.push(station);
+        self.flushers.push(writer);
     }
 
     /// Data was lost below, with this errno. Returns whether this is news.
@@ -114,8 +129,8 @@ impl Durability {
 mod tests {
     use super::*;
 
-    const A: MacAddr = MacAddr(2, 0, 0, 0, 0, 0xa);
-    const B: MacAddr = MacAddr(2, 0, 0, 0, 0, 0xb);
+    const A: Writer = Writer { station: MacAddr(2, 0, 0, 0, 0, 0xa), is_program: true };
+    const B: Writer = Writer { station: MacAddr(2, 0, 0, 0, 0, 0xb), is_program: true };
 
     #[test]
     fn auto_trusts_a_station_after_its_flush() {
@@ -144,7 +159,7 @@ mod tests {
         let mut durability = Durability::new(CacheMode::Auto);
         durability.flushed(A);
         for n in 0..FLUSHERS_MAX {
-            durability.flushed(MacAddr(2, 0, 0, 0, 1, n as u8));
+            durability.flushed(Writer::new(MacAddr(2, 0, 0, 0, 1, n as u8), 0));
         }
         assert_eq!(durability.flushers.len(), FLUSHERS_MAX);
         assert!(durability.write_is_durable(A), "the one longest silent is forgotten");

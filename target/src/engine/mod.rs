@@ -48,6 +48,7 @@ use aoe_common::wire::{
 };
 
 use self::ata::Failure;
+use self::durability::Writer;
 use self::edited::Edited;
 use self::export::{Export, ExportConfig, StoredState};
 use self::ledger::RecordId;
@@ -165,6 +166,12 @@ struct ReplyTo {
     address: Address,
     command: Command,
     tag: u32,
+}
+
+impl ReplyTo {
+    fn writer(&self) -> Writer {
+        Writer::new(self.station, self.tag)
+    }
 }
 
 /// What a request in the table is doing.

@@ -97,19 +97,19 @@ impl Target {
                 self.admit(&job(Work::Read { sectors, verify }, footprint, &[]), None);
             }
             Ask::Write { lba, sectors, fua } => {
-                let durable = fua || export.durability.write_is_durable(to.station);
+                let durable = fua || export.durability.write_is_durable(to.writer());
                 let footprint = Footprint { start: lba, end: lba + u64::from(sectors), writes: true };
                 let data = &data[..usize::from(sectors) * SECTOR];
                 self.change(now, &job(Work::Write { sectors, durable }, footprint, data));
             }
             Ask::Zero { lba, sectors } => {
-                let durable = export.durability.write_is_durable(to.station);
+                let durable = export.durability.write_is_durable(to.writer());
                 let footprint = Footprint { start: lba, end: lba + u64::from(sectors), writes: true };
                 self.change(now, &job(Work::Zero { sectors, durable }, footprint, &[]));
             }
             Ask::Trim { range_sectors } => {
                 let ranges = &data[..usize::from(range_sectors) * SECTOR];
-                let durable = export.durability.write_is_durable(to.station);
+                let durable = export.durability.write_is_durable(to.writer());
                 let mut footprint = Footprint { start: u64::MAX, end: 0, writes: true };
                 for TrimRange { lba, sectors } in trim_ranges(ranges) {
                     footprint.start = footprint.start.min(lba);
@@ -365,7 +365,7 @@ impl Target {
                     // Whose writes this made durable; of those that another memory held it says nothing.
                     request.ata.registers = export.config.cache_memory.bits();
                 }
-                export.durability.flushed(request.to.station);
+                export.durability.flushed(request.to.writer());
                 Outcome { status: Status::DRDY.bits(), error: 0 }
             } else {
                 export.counters.failures += 1;

@@ -23,6 +23,16 @@ fn in_auto_mode_each_station_earns_writeback_by_a_flush() {
     assert!(!durable(&mut bench, A, 3) && durable(&mut bench, B, 3));
 }
 
+/// A host may have used `aoe-attach` before, or use it beside aoe.ko, whose fsync is all that it will ever ask.
+#[test]
+fn in_auto_mode_a_program_s_flush_is_not_its_kernel_s() {
+    let mut bench = cached(CacheMode::Auto);
+    bench.answer(&flush(A, 1 << 31 | 1));
+    assert!(!durable(&mut bench, A, 1 << 31 | 2) && durable(&mut bench, A, 3));
+    bench.answer(&flush(A, 4));
+    assert!(!durable(&mut bench, A, 5));
+}
+
 #[test]
 fn in_auto_mode_zero_and_trim_are_durable_too() {
     let mut bench = cached(CacheMode::Auto);
