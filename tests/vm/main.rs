@@ -1,6 +1,7 @@
 //! Our programs with unmodified Linux kernels, in virtual machines.
 
 mod aoe_ko;
+mod disk_errors;
 mod drbd;
 mod gfs2;
 mod glusterfs;
