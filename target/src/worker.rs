@@ -313,6 +313,9 @@ impl Worker {
         }
         self.check_disks_at = now + DISK_CHECK_EVERY;
         for id in (0..self.images.len() as u32).map(DiskId) {
+            if self.disks.is_stuck(id) {
+                continue;
+            }
             let disk = self.disks.file_mut(id).expect("each export has its disk");
             if let Err(DiskError::Lost(errno)) = disk.check() {
                 self.engine.handle_loss(id, errno);

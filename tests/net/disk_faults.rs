@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use aoe_tests::net::{Daemon, Finished, Lab, requires, wait_for};
+use aoe_tests::net::{Daemon, Finished, HostCommand, Lab, requires, wait_for};
 
 /// How long a request may take until it has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,9 +26,12 @@ impl<'lab> Disk<'lab> {
         Disk { lab, uri: lab.attach("b", device, &format!("{device}.sock")) }
     }
 
+    fn command(&self, command: &str) -> HostCommand<'lab> {
+        self.lab.host("b").command("qemu-io").args(["-f", "raw", "-c", command, &self.uri]).patience(PATIENCE)
+    }
+
     fn run(&self, command: &str) -> Finished {
-        let client = self.lab.host("b").command("qemu-io").args(["-f", "raw", "-c", command, &self.uri]);
-        client.patience(PATIENCE).run()
+        self.command(command).run()
     }
 
     fn does(&self, command: &str) {
@@ -114,15 +117,19 @@ impl<'lab> Faulty<'lab> {
         image(lab, "image");
         image(lab, "good.img");
         fs::write(lab.path("bad.img"), "").unwrap();
-        let fault = |name: &str| format!("[ ! -e bad-{name} ] || {{ echo EIO by the test >&2; exit 1; }}");
+        let fault = |name: &str| {
+            let hang = format!("while [ -e stuck-{name} ]; do sleep 0.1; done");
+            format!("{hang}; [ ! -e bad-{name} ] || {{ echo EIO by the test >&2; exit 1; }}")
+        };
         let file = "image conv=notrunc status=none";
         let server = [
             "get_size=stat -L -c %s image".to_owned(),
+            "thread_model=echo parallel".to_owned(),
             "can_write=exit 0".to_owned(),
             "can_flush=exit 0".to_owned(),
             format!("pread={}; dd if={file} iflag=skip_bytes,count_bytes skip=$4 count=$3 bs=64k", fault("read")),
             format!("pwrite={}; dd of={file} oflag=seek_bytes seek=$4 bs=64k", fault("write")),
-            fault("flush").replacen("[", "flush=[", 1),
+            format!("flush={}", fault("flush")),
         ];
         let bad = lab.host("a").typed("nbdfuse bad.img --command nbdkit -s --exit-with-parent eval").args(&server);
         let faulty = Faulty { lab, bad: bad.spawn() };
@@ -143,12 +150,13 @@ impl<'lab> Faulty<'lab> {
         command.args(options).spawn_ready(|line| line.starts_with("serving e0.2"))
     }
 
-    fn set(&self, what: &str) {
-        fs::write(self.lab.path(&format!("bad-{what}")), "").unwrap();
+    /// From now on: bad-read, stuck-write and so on.
+    fn set(&self, fault: &str) {
+        fs::write(self.lab.path(fault), "").unwrap();
     }
 
-    fn clear(&self, what: &str) {
-        fs::remove_file(self.lab.path(&format!("bad-{what}"))).unwrap();
+    fn clear(&self, fault: &str) {
+        fs::remove_file(self.lab.path(fault)).unwrap();
     }
 }
 
@@ -160,21 +168,21 @@ fn net_disk_faults_that_lose_nothing_pass() {
     let [disk, other] = ["e0.1", "e0.2"].map(|device| Disk::attach(&lab, device));
     disk.does("write -P 0x11 0 64k");
 
-    faulty.set("read");
+    faulty.set("bad-read");
     disk.fails("read 4M 64k");
     told(&target, &["e0.1", "I/O error 5"]);
     other.is_well();
     disk.does("write -P 0x22 1M 64k");
     disk.does("flush");
-    faulty.clear("read");
+    faulty.clear("bad-read");
     disk.does("read -P 0 4M 64k");
 
-    faulty.set("write");
+    faulty.set("bad-write");
     disk.fails("write -P 0x33 2M 64k");
     disk.does("read -P 0x11 0 64k");
     disk.does("flush");
     other.is_well();
-    faulty.clear("write");
+    faulty.clear("bad-write");
     disk.does("write -P 0x44 2M 64k");
     disk.does("flush");
     for command in ["read -P 0x11 0 64k", "read -P 0x22 1M 64k", "read -P 0x44 2M 64k"] {
@@ -193,11 +201,11 @@ fn net_disk_faults_a_failed_flush_is_remembered_until_it_is_cleared() {
     disk.does("write -P 0x11 0 64k");
     disk.does("flush");
 
-    faulty.set("flush");
+    faulty.set("bad-flush");
     disk.fails("write -f -P 0x22 1M 64k");
     let line = told(&target, &["e0.1", "refused from now on"]);
     assert!(line.contains("Input/output error") && line.contains("--clear-error"), "{line}");
-    faulty.clear("flush");
+    faulty.clear("bad-flush");
     let refuses = |disk: &Disk| {
         disk.fails("flush");
         disk.fails("write -P 0x33 0 64k");
@@ -225,12 +233,37 @@ fn net_disk_faults_a_failed_flush_is_remembered_until_it_is_cleared() {
 
     // Written, acknowledged, never flushed: the stop is the last to hear of its loss.
     disk.does("write -P 0x44 2M 64k");
-    faulty.set("flush");
+    faulty.set("bad-flush");
     let report = target.stop().exited(1).output();
     assert!(report.contains("e0.1: its last writes could not be synced"), "{report}");
-    faulty.clear("flush");
+    faulty.clear("bad-flush");
     let target = faulty.export(&[]);
     refuses(&disk);
+    target.stop().succeeded();
+}
+
+#[test]
+fn net_disk_faults_stuck() {
+    let lab = Lab::pair(9000);
+    let faulty = Faulty::new(&lab);
+    let target = faulty.export(&[]);
+    let [disk, other] = ["e0.1", "e0.2"].map(|device| Disk::attach(&lab, device));
+    for (fault, command) in [
+        ("stuck-write", "write -P 0x22 1M 64k"),
+        ("stuck-flush", "write -f -P 0x33 2M 64k"),
+        ("stuck-read", "read -P 0 3M 64k"),
+    ] {
+        faulty.set(fault);
+        let mut client = disk.command(command).spawn();
+        assert!(!client.ends_within(Duration::from_millis(500)), "{command}");
+        other.is_well();
+        client.assert_running();
+        faulty.clear(fault);
+        assert!(client.ends_within(PATIENCE), "{command}");
+        assert!(!client.output().contains("fail"), "{}", client.output());
+    }
+    disk.does("read -P 0x22 1M 64k");
+    disk.does("read -P 0x33 2M 64k");
     target.stop().succeeded();
 }
 

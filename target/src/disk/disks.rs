@@ -30,6 +30,10 @@ const INLINE_WRITE_TIME: Duration = Duration::from_millis(1);
 /// Writes that take the slow way before one is made in place again.
 const WRITES_APART: u32 = 256;
 
+/// A disk that has ended none of what the kernel has of it for this long may not take a write at all. One made in place
+/// would hold up every other disk of the thread.
+const STUCK_TIME: Duration = Duration::from_millis(50);
+
 /// Which engine runs the operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EngineChoice {
@@ -48,11 +52,19 @@ struct Entry {
     handle: Option<Handle>,
     /// Operations submitted and not yet completed.
     busy: usize,
+    /// Those of them in the ring.
+    in_ring: usize,
+    /// When one of those ended, or the first began.
+    moved: Instant,
     /// Writes that are still to take the slow way.
     writes_apart: u32,
 }
 
 impl Entry {
+    fn is_stuck(&self, now: Instant) -> bool {
+        self.in_ring > 0 && now.saturating_duration_since(self.moved) > STUCK_TIME
+    }
+
     /// Makes the job's current step in place if that is a buffered write and such do not block now. The operation's
     /// result when that was all of it.
     fn write_inline(&mut self, job: &mut Job) -> Option<Result<(), DiskError>> {
@@ -65,6 +77,9 @@ impl Entry {
             return None;
         }
         let start = Instant::now();
+        if !self.file.is_local() || self.is_stuck(start) {
+            return None;
+        }
         let answer = sync::call(job, self.file.file());
         if start.elapsed() > INLINE_WRITE_TIME {
             self.writes_apart = WRITES_APART;
@@ -129,7 +144,7 @@ impl Disks {
         }
         assert!(self.entries[index].is_none(), "disk id {index} is taken");
         let handle = self.ring.as_ref().map(|ring| ring.attach(id, file.file()));
-        self.entries[index] = Some(Entry { file, handle, busy: 0, writes_apart: 0 });
+        self.entries[index] = Some(Entry { file, handle, busy: 0, in_ring: 0, moved: Instant::now(), writes_apart: 0 });
     }
 
     /// Takes a disk out, if there is one of that id. Dropping what comes back closes and unlocks the file.
@@ -153,6 +168,12 @@ impl Disks {
     /// The disk of that id, to read its size again.
     pub fn file_mut(&mut self, id: DiskId) -> Option<&mut DiskFile> {
         Some(&mut self.entries.get_mut(id.0 as usize)?.as_mut()?.file)
+    }
+
+    /// Whether a disk seems not to answer: any call for it could block.
+    pub fn is_stuck(&self, id: DiskId) -> bool {
+        let entry = self.entries.get(id.0 as usize).and_then(Option::as_ref);
+        entry.is_some_and(|entry| entry.is_stuck(Instant::now()))
     }
 
     /// Operations submitted whose completions were not handed out yet.
@@ -179,9 +200,12 @@ impl Disks {
         loop {
             self.start_waiting();
             let Some(ring) = &mut self.ring else { return Ok(()) };
+            let now = Instant::now();
             ring.enter(|job, result| {
                 let entry = entry_mut(&mut self.entries, job.disk());
                 entry.busy -= 1;
+                entry.in_ring -= 1;
+                entry.moved = now;
                 // Another sync may have been told that this one's data is lost.
                 let result = if job.syncs() { result.and_then(|()| entry.file.check()) } else { result };
                 self.completed.push_back(job.finish(result));
@@ -230,6 +254,10 @@ impl Disks {
                     Some(ring) => match entry.write_inline(&mut job) {
                         Some(result) => job.finish(result),
                         None => {
+                            if entry.in_ring == 0 {
+                                entry.moved = Instant::now();
+                            }
+                            entry.in_ring += 1;
                             ring.start(job, entry.handle.expect("a disk in a ring has a handle"));
                             continue;
                         }

@@ -11,6 +11,9 @@ use aoe_common::frame::{FrameBuffer, SECTOR};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use nix::sys::stat::{major, minor};
+use nix::sys::statfs::{
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
+};
 
 use super::job::MEMORY_ALIGNMENT;
 use super::probe::{self, DirectAlignment};
@@ -128,6 +131,7 @@ pub struct DiskFile {
     rotational: Option<bool>,
     can_unmap: bool,
     bounce: bool,
+    is_local: bool,
     deleted: bool,
 }
 
@@ -158,6 +162,7 @@ impl DiskFile {
             return Err(OpenProblem::OutsideRange { offset, length, sectors });
         }
 
+        let is_local = kind.is_block_device() || is_local(&file);
         let witness = (!options.read_only).then(|| open_again(&file)).transpose()?;
         let bounce = options.direct && direct_needs_bounce(&file, kind)?;
         let identity = if kind.is_block_device() {
@@ -176,6 +181,7 @@ impl DiskFile {
             size: 0,
             tail: 0,
             bounce,
+            is_local,
             deleted: false,
         };
         disk.set_size(total);
@@ -278,6 +284,11 @@ impl DiskFile {
         self.options.direct
     }
 
+    /// Whether the kernel alone takes a buffered write, without a network or another process that may not answer.
+    pub(super) fn is_local(&self) -> bool {
+        self.is_local
+    }
+
     /// Acts as if the device wanted page-aligned memory.
     #[cfg(test)]
     pub(super) fn bounce_from_now_on(&mut self) {
@@ -329,6 +340,12 @@ fn open_raw(options: &DiskOptions, kind: FileType) -> Result<File, OpenProblem> 
         Some(libc::EBUSY) => OpenProblem::InUse,
         _ => problem_of(error),
     })
+}
+
+/// Whether the file is on one of the file systems that are known to be in the kernel altogether.
+fn is_local(file: &File) -> bool {
+    let known = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC, OVERLAYFS_SUPER_MAGIC];
+    fstatfs(file).is_ok_and(|answer| known.contains(&answer.filesystem_type()))
 }
 
 /// Opens an open file once more, for reading. Its path may lead elsewhere by now.
