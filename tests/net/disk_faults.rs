@@ -250,7 +250,7 @@ fn net_disk_faults_stuck() {
     let [disk, other] = ["e0.1", "e0.2"].map(|device| Disk::attach(&lab, device));
     for (fault, command) in [
         ("stuck-write", "write -P 0x22 1M 64k"),
-        ("stuck-flush", "write -f -P 0x33 2M 64k"),
+        ("stuck-flush", "write -f -P 0x33 2M 1M"),
         ("stuck-read", "read -P 0 3M 64k"),
     ] {
         faulty.set(fault);
@@ -263,7 +263,7 @@ fn net_disk_faults_stuck() {
         assert!(!client.output().contains("fail"), "{}", client.output());
     }
     disk.does("read -P 0x22 1M 64k");
-    disk.does("read -P 0x33 2M 64k");
+    disk.does("read -P 0x33 2M 1M");
     target.stop().succeeded();
 }
 

@@ -19,6 +19,10 @@ use crate::engine::operation::{DiskError, DiskId};
 /// Files in the ring's table. A disk beyond it works by its plain descriptor, at the price of a look-up per request.
 const REGISTERED_FILES: [u32; 3] = [1024, 256, 64];
 
+/// Kernel threads at the most for requests that can block, as a sync does. They are made when needed. A disk that does not
+/// answer keeps one for each sync; those of others must not wait for it.
+const WORKERS: u32 = 256;
+
 /// Times that a ring may refuse a batch for lack of memory, a millisecond apart, before that is an error.
 const ENTER_ATTEMPTS: u32 = 100;
 
@@ -62,6 +66,10 @@ impl Uring {
         let needed = [opcode::Read::CODE, opcode::Write::CODE, opcode::Fsync::CODE, opcode::Fallocate::CODE];
         if !needed.iter().all(|&code| probe.is_supported(code)) {
             return Err(io::Error::from(io::ErrorKind::Unsupported));
+        }
+        // Without this there are four for each processor. Where it is refused, that is still right for disks that answer.
+        if let Err(error) = ring.submitter().register_iowq_max_workers(&mut [WORKERS.min(depth), 0]) {
+            tracing::debug!(%error, "the kernel keeps its own limit of io_uring workers");
         }
         let table = REGISTERED_FILES.into_iter().find(|&n| ring.submitter().register_files_sparse(n).is_ok());
         Ok(Self {
