@@ -180,7 +180,7 @@ impl Identify {
         let has = |word: usize, bit: u16| valid(w[word]) && w[word] & 1 << bit != 0;
         // Linux looks at either word, without the validity bits; targets exist that set only one.
         let lba48 = (w[83] | w[86]) & 1 << 10 != 0;
-        let lba28_sectors = u64::from(w[61]) << 16 | u64::from(w[60]);
+        let lba28_sectors = (u64::from(w[61]) << 16 | u64::from(w[60])).min(LBA28_SECTORS_MAX);
         let lba48_sectors = (100..104).rev().fold(0, |sum, word| sum << 16 | u64::from(w[word]));
         let sectors = if lba48 { lba48_sectors } else { lba28_sectors };
         if sectors == 0 || sectors > 1 << 48 {
@@ -327,6 +327,11 @@ mod tests {
         let identify = Identify { lba48: false, sectors: 4096, ..Identify::default() };
         let parsed = Identify::parse(&identify.emit()).unwrap();
         assert_eq!((parsed.sectors, parsed.lba48), (4096, false));
+        // Whatever it claims: 28-bit commands reach no further.
+        let mut data = identify.emit();
+        data[120..124].fill(0xff);
+        data[510] = 0;
+        assert_eq!(Identify::parse(&data).unwrap().sectors, LBA28_SECTORS_MAX);
     }
 
     #[test]
