@@ -67,6 +67,11 @@ impl<Id: Copy + Eq> Ordering<Id> {
         }
     }
 
+    /// Operations that wait and touch sectors from `end` on, in order of arrival.
+    pub fn waiting_beyond(&self, end: u64) -> impl Iterator<Item = Id> + '_ {
+        self.entries.iter().filter(move |entry| entry.blockers > 0 && entry.footprint.end > end).map(|entry| entry.id)
+    }
+
     /// Operations running or waiting.
     pub fn len(&self) -> usize {
         self.entries.len()

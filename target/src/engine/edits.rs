@@ -140,28 +140,29 @@ impl Target {
                 draining += 1;
             }
         }
-        for id in waiting {
+        self.give_up(index, &waiting);
+        draining
+    }
+
+    /// Drops requests that wait, as if they had never come. Those behind them may start.
+    pub(super) fn give_up(&mut self, index: u32, waiting: &[OperationId]) {
+        for id in waiting.iter().copied() {
             let request = self.take_request(id);
             if let Some(key) = &request.key {
                 self.repeats.abandon(key);
             }
             self.pool.give(request.buffer.expect("waiting requests hold their buffer"));
             let record = request.record.expect("all but flushes are on record");
-            self.exports[index as usize].ledger.given_up(record);
             let mut ready = Vec::new();
-            self.exports[index as usize].ordering.finish(id, |id| ready.push(id));
-            for id in ready {
-                let request = self.requests[id.0 as usize].as_ref();
-                let served =
-                    request.is_some_and(|request| self.exports[index as usize].access.serves(request.to.station));
-                if served {
-                    self.start(id);
-                }
+            let export = &mut self.exports[index as usize];
+            export.ledger.given_up(record);
+            export.ordering.finish(id, |id| ready.push(id));
+            for id in ready.into_iter().filter(|id| !waiting.contains(id)) {
+                self.start(id);
             }
         }
         // A flush that turns the cache off may have waited for one of those.
         self.start_flush(index);
-        draining
     }
 
     pub(super) fn edit_progress(&mut self, index: u32) {

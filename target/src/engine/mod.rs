@@ -40,6 +40,7 @@ pub mod stations;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use aoe_common::addr::Address;
+use aoe_common::ata::TrimRange;
 use aoe_common::frame::FrameBuffer;
 pub use aoe_common::port::{PortId, PortInfo};
 use aoe_common::time::{Duration, Instant};
@@ -336,7 +337,8 @@ impl Target {
         self.exports.iter()
     }
 
-    /// The disk below has another size now; the change is announced. Requests beyond the end fail.
+    /// The disk below has another size now; the change is announced. Requests beyond the end fail; those that wait
+    /// already are dropped, so that their stations ask again and are told.
     pub fn resize(&mut self, disk: DiskId, sectors: u64) {
         assert!(sectors > 0, "an export has sectors");
         let export = &mut self.exports[disk.0 as usize];
@@ -344,6 +346,8 @@ impl Target {
             return;
         }
         export.config.sectors = sectors;
+        let beyond: Vec<_> = export.ordering.waiting_beyond(sectors).collect();
+        self.give_up(disk.0, &beyond);
         self.announcements.extend(self.ports.keys().map(|port| (*port, disk.0)));
     }
 
@@ -421,16 +425,20 @@ impl Target {
         let DiskCompletion { id, buffer, result } = completion;
         let request = self.requests[id.0 as usize].as_mut().expect("completions belong to requests");
         assert!(request.buffer.is_none(), "only running requests complete");
-        let mut cut_off = false;
+        let mut cut_off = None;
         if let (Work::Trim { range_sectors, next, .. }, Ok(())) = (&mut request.work, result) {
             *next += 1;
-            if trim_range(&buffer, *range_sectors, *next).is_some() {
-                if !request.draining {
-                    request.buffer = Some(buffer);
-                    self.start(id);
-                    return;
-                }
-                cut_off = true;
+            if let Some(TrimRange { lba, sectors }) = trim_range(&buffer, *range_sectors, *next) {
+                let end = self.exports[request.export as usize].config.sectors;
+                cut_off = match (request.draining, lba + u64::from(sectors) <= end) {
+                    (true, _) => Some(Failure::ABORTED),
+                    (false, false) => Some(Failure::NO_SUCH_SECTOR),
+                    (false, true) => {
+                        request.buffer = Some(buffer);
+                        self.start(id);
+                        return;
+                    }
+                };
             }
         }
         if matches!(request.work, Work::Flush { .. }) {
@@ -444,12 +452,14 @@ impl Target {
         let record = request.record.expect("all but flushes are on record");
         self.exports[request.export as usize].ledger.ended(record, request.work.writes());
         self.settle(request.export, id);
-        let outcome = if cut_off {
-            // Its station was shut out between two ranges: the rest never ran, and the answer must not hide it.
-            self.exports[request.export as usize].counters.failures += 1;
-            Outcome { status: Failure::ABORTED.status.bits(), error: Failure::ABORTED.error.bits() }
-        } else {
-            self.judge_result(&request, result)
+        let outcome = match cut_off {
+            // Its station was shut out, or the disk shrank, between two ranges: the rest never ran, and the answer must
+            // not hide it.
+            Some(failure) => {
+                self.exports[request.export as usize].counters.failures += 1;
+                Outcome { status: failure.status.bits(), error: failure.error.bits() }
+            }
+            None => self.judge_result(&request, result),
         };
         if let Some(key) = request.key {
             self.repeats.end(now, key, outcome);

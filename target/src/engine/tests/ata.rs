@@ -69,6 +69,33 @@ fn after_a_resize_the_end_is_elsewhere() {
 }
 
 #[test]
+fn what_waits_beyond_a_new_end_never_runs_and_is_refused_when_it_comes_again() {
+    let mut bench = Bench::new();
+    let end = SECTORS / 2;
+    bench.receive(&write(A, 1, end, 0x11));
+    bench.receive(&write(A, 2, end, 0x22));
+    bench.receive(&write(A, 3, end - 1, 0x33));
+    bench.target.resize(DISK, end);
+    bench.pull();
+    assert_eq!(bench.held.len(), 2, "what the disk has already is not taken back");
+    bench.run();
+    assert_eq!((bench.asked.len(), bench.sector(end), bench.sector(end - 1)), (2, 0x11, 0x33));
+    bench.take();
+    assert_eq!(bench.answer(&write(A, 2, end, 0x22)).outcome(), NO_SUCH_SECTOR);
+}
+
+#[test]
+fn a_trim_cut_off_by_a_new_end_does_not_say_it_succeeded() {
+    let mut bench = Bench::new();
+    bench.receive(&trim(A, 1, &[(0, 1), (SECTORS - 1, 1)]));
+    bench.target.resize(DISK, SECTORS / 2);
+    bench.pull();
+    bench.take();
+    bench.run();
+    assert_eq!((bench.asked.len(), bench.one().outcome()), (1, NO_SUCH_SECTOR));
+}
+
+#[test]
 fn a_write_stores_its_sectors_and_sends_none_back() {
     let mut bench = Bench::new();
     let request = format!("41 00 01 34 07 00 00 00 00 00 0000 {}", sector_of(0x77));
