@@ -181,7 +181,8 @@ fn read_bounded(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-fn parse(text: &str) -> Result<(PathBuf, StoredState), String> {
+/// What the text of a file says: the image it belongs to and its settings, or why it is unusable.
+pub fn parse(text: &str) -> Result<(PathBuf, StoredState), String> {
     let file: StateFile = toml::from_str(text).map_err(|error| error.message().to_owned())?;
     if file.version != FORMAT_VERSION {
         return Err(format!("they are of version {}, this program knows {FORMAT_VERSION}", file.version));
@@ -208,7 +209,8 @@ fn parse(text: &str) -> Result<(PathBuf, StoredState), String> {
     Ok((path, state))
 }
 
-fn emit(image: &Path, state: &StoredState) -> String {
+/// The text of a file; [`parse`] reads it.
+pub fn emit(image: &Path, state: &StoredState) -> String {
     let texts = |list: &[MacAddr]| list.iter().map(MacAddr::to_string).collect();
     let file = StateFile {
         version: FORMAT_VERSION,

@@ -1,0 +1,560 @@
+//! The target engine between hostile stations and a moody disk.
+//!
+//! The input decides what happens next: ports, frames of every command with odd fields, raw bytes, disk operations
+//! that end in any order, settings that are stored or not, frames that linger in a full interface, time. What is
+//! asserted after each step, and once everything is done, is listed in README.md.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use aoe_common::addr::Address;
+use aoe_common::ata::{command, feature};
+use aoe_common::frame::{FrameBuffer, HEADROOM, MIN_FRAME, SECTOR};
+use aoe_common::port::{PortId, PortInfo};
+use aoe_common::time::{Duration, Instant};
+use aoe_common::wire::{
+    AtaFlags, AtaRepr, BROADCAST, Command, ConfigCommand, ConfigRepr, DirectiveCommand, DirectiveRepr, ErrorCode,
+    EthernetRepr, Frame, HeaderRepr, MacAddr, MaskCommand, MaskRepr, ReserveCommand, ReserveRepr, VERSION,
+};
+use aoe_target::engine::durability::CacheMode;
+use aoe_target::engine::export::{EXPORT_REQUESTS_MAX, ExportConfig, StoredState};
+use aoe_target::engine::operation::{DiskCompletion, DiskError, DiskId, DiskOperation, DiskOperationKind};
+use aoe_target::engine::{EngineConfig, Target, Transmit};
+
+use super::Bytes;
+
+/// What a buffer is full of when it goes back to the engine: none of it may be sent again.
+const POISON: u8 = 0xa5;
+/// What a disk returns.
+const CONTENT: u8 = 0x11;
+const EXPORTS_MAX: usize = 4;
+
+/// A request as its sender knows it: port, station, export, command, tag.
+type Name = (PortId, [u8; 6], Address, u8, u32);
+
+struct Bench {
+    target: Target,
+    settings: EngineConfig,
+    now: Instant,
+    ports: BTreeMap<PortId, PortInfo>,
+    /// The longest each port ever had.
+    longest_mtu: BTreeMap<PortId, u32>,
+    /// Operations the disks work on.
+    held: Vec<DiskOperation>,
+    /// Frames that an interface has not sent yet.
+    sending: VecDeque<FrameBuffer>,
+    /// Settings that are being stored.
+    storing: VecDeque<DiskId>,
+    /// How often a request came and was not answered.
+    open: BTreeMap<Name, usize>,
+    /// Writes that the engine has run for a station that it does not serve.
+    shut_out: BTreeMap<(Address, [u8; 6]), u64>,
+    /// Frames that came before.
+    heard: VecDeque<Vec<u8>>,
+}
+
+/// Plays one story, then lets everything end.
+pub fn run(data: &[u8]) {
+    // What is poison when it comes from the engine must not come from elsewhere.
+    let data: Vec<u8> = data.iter().map(|byte| if *byte == POISON { POISON - 1 } else { *byte }).collect();
+    let mut bytes = Bytes::new(&data);
+    let mut bench = Bench::new(&mut bytes);
+    while !bytes.is_empty() {
+        bench.step(&mut bytes);
+        bench.pull();
+    }
+    bench.finish();
+}
+
+fn station(number: usize) -> MacAddr {
+    MacAddr(2, 0, 0, 0, 1, number as u8)
+}
+
+fn any_station(bytes: &mut Bytes<'_>) -> MacAddr {
+    match bytes.below(16) {
+        number @ 0..12 => station(number % 5),
+        12 => BROADCAST,
+        13 => MacAddr::zero(),
+        _ => MacAddr(2, 0, 0, 0, 2, bytes.u8()),
+    }
+}
+
+fn any_stations(bytes: &mut Bytes<'_>) -> Vec<MacAddr> {
+    let count = if bytes.rarely(32) { bytes.below(256) } else { bytes.below(4) };
+    (0..count).map(|_| any_station(bytes)).collect()
+}
+
+fn any_size(bytes: &mut Bytes<'_>) -> u64 {
+    match bytes.below(8) {
+        0 => 1,
+        1 => 1 << 48,
+        2 => 1 + (bytes.u64() >> 17),
+        3 => 16,
+        _ => 64,
+    }
+}
+
+fn any_export(bytes: &mut Bytes<'_>, index: usize) -> ExportConfig {
+    ExportConfig {
+        address: Address::new(1, index as u8),
+        sectors: any_size(bytes),
+        read_only: bytes.rarely(16),
+        buffers: bytes.pick(&[16, 2, 1024]),
+        allow: if bytes.rarely(8) { any_stations(bytes) } else { Vec::new() },
+        cache: bytes.pick(&[CacheMode::Auto, CacheMode::Writeback, CacheMode::Writethrough]),
+        serial: "serial".to_owned(),
+        model: "model".to_owned(),
+        physical_sector_exponent: bytes.pick(&[3, 0, 7, 15]),
+        rotational: bytes.pick(&[None, Some(false), Some(true)]),
+    }
+}
+
+impl Bench {
+    fn new(bytes: &mut Bytes<'_>) -> Self {
+        let settings = EngineConfig {
+            buffers: bytes.pick(&[64, 16, 3, 1]),
+            persist: !bytes.rarely(4),
+            wildcard_edits: bytes.rarely(4),
+        };
+        let mut bench = Self {
+            target: Target::new(settings),
+            settings,
+            now: Instant::ZERO + Duration::from_secs(1000),
+            ports: BTreeMap::new(),
+            longest_mtu: BTreeMap::new(),
+            held: Vec::new(),
+            sending: VecDeque::new(),
+            storing: VecDeque::new(),
+            open: BTreeMap::new(),
+            shut_out: BTreeMap::new(),
+            heard: VecDeque::new(),
+        };
+        bench.target.add_export(any_export(bytes, 0), StoredState::default()).expect("a free address");
+        bench.set_port(PortId(0), Some(PortInfo { mac: MacAddr(2, 0, 0, 0, 0, 1), mtu: 1500 }));
+        bench.pull();
+        bench
+    }
+
+    fn set_port(&mut self, port: PortId, info: Option<PortInfo>) {
+        self.target.set_port(port, info);
+        let longest = self.longest_mtu.entry(port).or_default();
+        *longest = info.map_or(*longest, |info| info.mtu.max(*longest));
+        match info {
+            Some(info) => self.ports.insert(port, info),
+            None => self.ports.remove(&port),
+        };
+    }
+
+    fn step(&mut self, bytes: &mut Bytes<'_>) {
+        match bytes.below(32) {
+            0..16 => {
+                let frame = self.any_frame(bytes);
+                self.receive(bytes, frame);
+            }
+            16 => {
+                let frame = bytes.chunk().to_vec();
+                self.receive(bytes, frame);
+            }
+            17 if !self.heard.is_empty() => {
+                let frame = self.heard[bytes.below(self.heard.len())].clone();
+                self.receive(bytes, frame);
+            }
+            18..24 if !self.held.is_empty() => {
+                let at = bytes.below(self.held.len().min(256));
+                let errors = [DiskError::Short, DiskError::NoSpace, DiskError::ReadOnly, DiskError::Io(5)];
+                let result = if bytes.rarely(6) { Err(bytes.pick(&errors)) } else { Ok(()) };
+                self.end(at, result);
+            }
+            24 | 25 if !self.storing.is_empty() => self.stored(!bytes.rarely(4)),
+            26 | 27 => {
+                let count = bytes.below(8);
+                self.sent(count + 1);
+            }
+            28 => self.now = self.now + Duration::from_millis(bytes.pick(&[1, 1_000, 61_000, 201_000])),
+            29 => {
+                let port = PortId(bytes.below(3) as u32);
+                let mac = MacAddr(2, 0, 0, 0, 0, bytes.pick(&[1, 1, 2, 3]));
+                let mtu = bytes.pick(&[1500, 9000, 1500, 576, 60, 0, 65535, u32::MAX]);
+                self.set_port(port, if bytes.rarely(4) { None } else { Some(PortInfo { mac, mtu }) });
+            }
+            30 => {
+                let count = self.target.exports().count();
+                if count < EXPORTS_MAX {
+                    let index = bytes.below(EXPORTS_MAX);
+                    let config = any_export(bytes, index);
+                    let stored = StoredState { mask: any_stations(bytes), ..StoredState::default() };
+                    let taken = self.target.exports().any(|export| export.config.address == config.address);
+                    let mask = if stored.mask.len() > 180 { Vec::new() } else { stored.mask };
+                    let added = self.target.add_export(config, StoredState { mask, ..StoredState::default() });
+                    assert_eq!(added, (!taken).then_some(DiskId(count as u32)));
+                }
+            }
+            31 => {
+                let disk = DiskId(bytes.below(self.target.exports().count()) as u32);
+                self.target.resize(disk, any_size(bytes));
+            }
+            _ => {}
+        }
+    }
+
+    /// A request that is well-formed, or nearly.
+    fn any_frame(&self, bytes: &mut Bytes<'_>) -> Vec<u8> {
+        let destination = match bytes.below(8) {
+            0 => BROADCAST,
+            1 => any_station(bytes),
+            _ => MacAddr(2, 0, 0, 0, 0, 1 + bytes.u8() % 3),
+        };
+        let source = any_station(bytes);
+        let vlan = if bytes.rarely(16) { Some(bytes.u16()) } else { None };
+        let address = match bytes.below(16) {
+            0 => Address::ANY,
+            1 => Address::new(1, Address::ANY_SLOT),
+            2 => Address::new(Address::ANY_SHELF, 0),
+            number => Address::new(1, (number % EXPORTS_MAX) as u8),
+        };
+        let code = bytes.pick(&[0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 0xf0, 9]);
+        let header = HeaderRepr {
+            version: if bytes.rarely(32) { bytes.u8() & 0x0f } else { VERSION },
+            response: bytes.rarely(32),
+            error: if bytes.rarely(64) { Some(ErrorCode::from(bytes.u8())) } else { None },
+            address,
+            command: code.into(),
+            tag: u32::from(bytes.u8() & 0x0f),
+        };
+        let body = match header.command {
+            Command::Ata => self.any_ata(bytes, address),
+            Command::Config => any_config(bytes),
+            Command::Mask => any_mask(bytes),
+            Command::Reserve => any_reserve(bytes),
+            _ => bytes.chunk().to_vec(),
+        };
+        let ethernet = EthernetRepr { destination, source, vlan };
+        let mut frame = vec![0; ethernet.wire_len() + HeaderRepr::WIRE_LEN + body.len()];
+        Frame::emit_headers(&ethernet, &header, &mut frame).copy_from_slice(&body);
+        if bytes.rarely(32) {
+            frame.truncate(usize::from(bytes.u8()));
+        }
+        frame
+    }
+
+    fn any_ata(&self, bytes: &mut Bytes<'_>, address: Address) -> Vec<u8> {
+        let code = match bytes.below(16) {
+            0..4 => command::WRITE_SECTORS_EXT,
+            4..6 => command::READ_SECTORS_EXT,
+            6 => command::DATA_SET_MANAGEMENT,
+            7 => command::ZERO_EXT,
+            8 => command::FLUSH_CACHE_EXT,
+            9 => command::WRITE_DMA_FUA_EXT,
+            10 => bytes.pick(&[command::IDENTIFY_DEVICE, command::READ_LOG_EXT, command::CHECK_POWER_MODE]),
+            11 => command::WRITE_LOG_EXT,
+            12 => command::SET_FEATURES,
+            13 => bytes.pick(&[command::READ_VERIFY_EXT, command::READ_SECTORS, command::WRITE_SECTORS]),
+            _ => bytes.u8(),
+        };
+        let size = self.target.exports().find(|export| export.config.address == address);
+        let size = size.map_or(64, |export| export.config.sectors);
+        let lba = match bytes.below(8) {
+            0 => size.saturating_sub(u64::from(bytes.u8() & 7)),
+            1 => bytes.u64() >> 16,
+            _ => u64::from(bytes.u8() & 0x0f),
+        };
+        let count = match bytes.below(8) {
+            0 => bytes.u8(),
+            1 => 2,
+            2 => 17,
+            _ => 1,
+        };
+        let writes = matches!(code, command::WRITE_SECTORS_EXT | command::WRITE_SECTORS | command::WRITE_DMA_FUA_EXT);
+        let carries = writes || matches!(code, command::DATA_SET_MANAGEMENT | command::WRITE_LOG_EXT);
+        let mut flags = AtaFlags::EXTENDED;
+        flags.set(AtaFlags::WRITE, carries);
+        if bytes.rarely(32) {
+            flags = AtaFlags::from_bits_retain(bytes.u8());
+        }
+        let features = [feature::TRIM, feature::ENABLE_WRITE_CACHE, feature::DISABLE_WRITE_CACHE, 0];
+        let repr = match code {
+            command::DATA_SET_MANAGEMENT => {
+                AtaRepr { flags, feature: feature::TRIM, count: 1 + bytes.u8() % 2, command: code, registers: 0 }
+            }
+            command::READ_LOG_EXT | command::WRITE_LOG_EXT => {
+                let registers = u64::from(bytes.pick(&[0x90u16, 0x30, 0x0330, 0, 0x0190]));
+                AtaRepr { flags, feature: 0, count: 1, command: code, registers }
+            }
+            _ => AtaRepr {
+                flags,
+                feature: bytes.pick(&features),
+                count,
+                command: code,
+                registers: lba & !(0xffff << 48),
+            },
+        };
+        let mut sectors = usize::from(repr.count);
+        if bytes.rarely(32) {
+            sectors = sectors.saturating_sub(1);
+        }
+        let len = if carries { sectors * SECTOR } else { 0 };
+        let mut body = vec![0x22; AtaRepr::WIRE_LEN + len];
+        repr.emit(&mut body);
+        if code == command::DATA_SET_MANAGEMENT {
+            let data = &mut body[AtaRepr::WIRE_LEN..];
+            data.fill(0);
+            for entry in data.as_chunks_mut::<8>().0.iter_mut().take(bytes.below(8)) {
+                let (lba, sectors) = (u64::from(bytes.u8() & 0x3f), u64::from(bytes.u8() & 0x1f));
+                *entry = (lba | sectors << 48).to_le_bytes();
+            }
+        }
+        body
+    }
+
+    /// A frame arrives. The data of a write begin with the station it comes from.
+    fn receive(&mut self, bytes: &mut Bytes<'_>, mut frame: Vec<u8>) {
+        let port = PortId(if bytes.rarely(4) { bytes.below(4) as u32 } else { 0 });
+        if let Ok(parsed) = Frame::parse(&frame) {
+            let source = parsed.ethernet.source;
+            let writes = |ata: &AtaRepr| {
+                use command::{WRITE_DMA, WRITE_DMA_EXT, WRITE_DMA_FUA_EXT, WRITE_SECTORS, WRITE_SECTORS_EXT};
+                [WRITE_DMA, WRITE_DMA_EXT, WRITE_DMA_FUA_EXT, WRITE_SECTORS, WRITE_SECTORS_EXT].contains(&ata.command)
+            };
+            let signed = parsed.header.command == Command::Ata
+                && AtaRepr::parse(parsed.body).is_ok_and(|(ata, data)| writes(&ata) && data.len() >= SECTOR);
+            self.note_request(port, &parsed);
+            if signed {
+                let at = frame.len() - Frame::parse(&frame).expect("it was just parsed").body.len() + AtaRepr::WIRE_LEN;
+                for sector in frame[at..].as_chunks_mut::<SECTOR>().0 {
+                    sector[..6].copy_from_slice(&source.octets());
+                }
+            }
+        }
+        self.target.handle_frame(self.now, port, &frame);
+        self.heard.push_back(frame);
+        if self.heard.len() > 16 {
+            self.heard.pop_front();
+        }
+    }
+
+    /// Notes whose answer may be expected: of every export in reach, unless it ignores the station.
+    fn note_request(&mut self, port: PortId, frame: &Frame<'_>) {
+        if frame.header.response {
+            return;
+        }
+        let station = frame.ethernet.source;
+        for export in self.target.exports().filter(|export| frame.header.address.reaches(export.config.address)) {
+            if export.access.hears(station) {
+                let command = u8::from(frame.header.command);
+                let name = (port, station.octets(), export.config.address, command, frame.header.tag);
+                *self.open.entry(name).or_default() += 1;
+            }
+        }
+    }
+
+    /// One of the operations in `held` ends.
+    fn end(&mut self, at: usize, result: Result<(), DiskError>) {
+        let DiskOperation { id, kind, mut buffer, .. } = self.held.swap_remove(at);
+        if let (DiskOperationKind::Read { len, .. }, Ok(())) = (kind, result) {
+            buffer.payload_mut(len as usize).fill(CONTENT);
+        }
+        self.target.handle_completion(self.now, DiskCompletion { id, buffer, result });
+    }
+
+    fn stored(&mut self, stored: bool) {
+        if let Some(disk) = self.storing.pop_front() {
+            self.target.handle_persisted(disk, stored);
+        }
+    }
+
+    /// An interface is done with frames.
+    fn sent(&mut self, count: usize) {
+        for mut buffer in self.sending.drain(..count.min(self.sending.len())) {
+            buffer.set_len(HEADROOM + buffer.payload_capacity());
+            buffer.frame_mut().fill(POISON);
+            self.target.recycle(buffer);
+        }
+    }
+
+    /// Does what a driver does after any input, and looks at everything that comes out.
+    fn pull(&mut self) {
+        while let Some(operation) = self.target.poll_disk() {
+            self.check_operation(&operation);
+            self.held.push(operation);
+        }
+        while let Some(store) = self.target.poll_persist() {
+            assert!(self.settings.persist && !self.storing.contains(&store.disk), "one edit of an export at a time");
+            assert_eq!(store.state, self.target.export(store.disk).stored(), "what is in force is stored");
+            self.storing.push_back(store.disk);
+        }
+        while let Some(Transmit { port, buffer }) = self.target.poll_transmit() {
+            self.check_frame(port, buffer.frame());
+            self.sending.push_back(buffer);
+        }
+        let mut events = 0;
+        while self.target.poll_event().is_some() {
+            events += 1;
+        }
+        assert!(events <= 64, "events are bounded");
+        let out = self.held.len() + self.sending.len();
+        assert!(out <= self.settings.buffers, "{out} buffers are out");
+        assert!(out < self.settings.buffers || !self.target.has_room());
+        assert!(self.target.in_flight() <= self.settings.buffers, "every request holds a buffer");
+        self.check_ledgers();
+    }
+
+    fn check_operation(&self, operation: &DiskOperation) {
+        let export = self.target.export(operation.disk);
+        let (start, end, writes) = extent(&operation.kind);
+        let size = export.config.sectors * SECTOR as u64;
+        assert!(end <= size, "{operation:?} is beyond the end of the export, {size}");
+        for other in &self.held {
+            assert!(other.id != operation.id, "an operation is named twice at a time");
+            let (other_start, other_end, other_writes) = extent(&other.kind);
+            let overlap = other.disk == operation.disk && start < other_end && other_start < end;
+            assert!(!overlap || !(writes || other_writes), "{operation:?} runs together with {other:?}");
+        }
+        if writes {
+            assert!(!export.config.read_only, "a read-only disk is written");
+        }
+        if let Some(station) = writer(operation) {
+            assert!(export.access.serves(station), "a write of {station} starts, which is shut out");
+        }
+    }
+
+    fn check_frame(&mut self, port: PortId, bytes: &[u8]) {
+        assert!(bytes.len() >= MIN_FRAME, "a short frame");
+        let info = self.ports.get(&port).expect("frames go to ports that are there");
+        // The longest list fits an MTU of 1500. Answers that a smaller MTU overtook are dropped by the port.
+        let longest = 14 + u64::from(self.longest_mtu[&port].max(1500));
+        assert!(bytes.len() as u64 <= longest, "a frame of {} bytes", bytes.len());
+        let frame = Frame::parse(bytes).expect("what is sent can be parsed");
+        let header = frame.header;
+        let station = frame.ethernet.destination;
+        assert!(header.response && header.version == VERSION && frame.ethernet.source == info.mac);
+        let leak = bytes.windows(4).any(|window| window == [POISON; 4]);
+        assert!(!leak, "bytes of an earlier frame in {bytes:x?}");
+        let export = self.target.exports().find(|export| export.config.address == header.address);
+        let export = export.expect("answers come from exports");
+        let name = (port, station.octets(), header.address, u8::from(header.command), header.tag);
+        let open = self.open.get_mut(&name).filter(|open| **open > 0);
+        let advert = header.command == Command::Config && header.tag == 0;
+        if let Some(open) = open {
+            *open -= 1;
+        } else {
+            assert!(advert, "an answer that nobody asked for, or one too many: {frame:x?}");
+            assert!(station == BROADCAST || export.access.hears(station), "an advert for whom it should not reach");
+            return;
+        }
+        // Whoever takes itself off a list is told that this was done.
+        assert!(
+            edits_access(&frame) || export.access.hears(station),
+            "an answer to a station that is masked out: {frame:x?}"
+        );
+        if edits_access(&frame) && header.error.is_none() {
+            let mine = self.held.iter().filter(|held| self.target.export(held.disk).config.address == header.address);
+            for station in mine.filter_map(writer) {
+                assert!(export.access.serves(station), "the edit is answered before a write that it shuts out");
+            }
+        }
+    }
+
+    /// Whom an export does not serve runs no write, by its own account either.
+    fn check_ledgers(&mut self) {
+        let mut shut_out = BTreeMap::new();
+        for export in self.target.exports() {
+            assert!(export.ordering.len() <= EXPORT_REQUESTS_MAX);
+            for record in export.ledger.records().filter(|record| !export.access.serves(record.station)) {
+                shut_out.insert((export.config.address, record.station.octets()), record.writes);
+            }
+        }
+        for (name, writes) in &shut_out {
+            let before = self.shut_out.get(name).unwrap_or(writes);
+            assert_eq!(writes, before, "a station that is shut out wrote");
+        }
+        self.shut_out = shut_out;
+    }
+
+    /// Everything under way ends, and nothing may be left.
+    fn finish(mut self) {
+        let ids: BTreeSet<_> = self.held.iter().map(|held| held.id).collect();
+        assert_eq!(ids.len(), self.held.len());
+        // Each round ends at least one part of a request; TRIM has the most, 128.
+        for _ in 0..self.settings.buffers * 130 + 8 {
+            while !self.storing.is_empty() {
+                self.stored(true);
+                self.pull();
+            }
+            self.sent(usize::MAX);
+            self.pull();
+            if self.held.is_empty() {
+                break;
+            }
+            self.end(0, Ok(()));
+            self.pull();
+        }
+        self.sent(usize::MAX);
+        while let Some(Transmit { port, buffer }) = self.target.poll_transmit() {
+            self.check_frame(port, buffer.frame());
+            self.sending.push_back(buffer);
+            self.sent(1);
+        }
+        assert!(self.held.is_empty() && self.storing.is_empty(), "the disks never come to rest");
+        assert_eq!(self.target.in_flight(), 0, "requests were forgotten");
+        assert!(self.target.has_room(), "buffers were lost");
+        let taken: Vec<_> = self.target.exports().filter(|export| export.ordering.len() > 0).collect();
+        assert!(taken.is_empty(), "sectors stay taken");
+    }
+}
+
+fn any_config(bytes: &mut Bytes<'_>) -> Vec<u8> {
+    let command = ConfigCommand::from(bytes.pick(&[0, 0, 1, 2, 3, 4, 4, 5]));
+    let len = if bytes.rarely(16) { bytes.pick(&[1024, 600, 1000]) } else { bytes.below(8) };
+    let string = vec![bytes.pick(b"ab"); len];
+    let repr = ConfigRepr::request(command, &string);
+    let mut body = vec![0; repr.wire_len()];
+    repr.emit(&mut body);
+    body
+}
+
+fn any_mask(bytes: &mut Bytes<'_>) -> Vec<u8> {
+    let command = MaskCommand::from(bytes.pick(&[0, 1, 1, 1, 1, 1, 1, 2]));
+    let macs = any_stations(bytes);
+    let directives = macs.into_iter().map(|mac| {
+        let command = DirectiveCommand::from(bytes.pick(&[1, 1, 1, 2, 2, 2, 0, 9]));
+        DirectiveRepr { command, mac }
+    });
+    let directives: Vec<_> = directives.collect();
+    let mut body = vec![0; MaskRepr::FIXED_LEN + directives.len() * MaskRepr::DIRECTIVE_LEN];
+    MaskRepr { command, error: None, directive_count: directives.len() as u8 }.emit(directives, &mut body);
+    body
+}
+
+fn any_reserve(bytes: &mut Bytes<'_>) -> Vec<u8> {
+    let command = ReserveCommand::from(bytes.pick(&[0, 1, 1, 1, 2, 2, 2, 3]));
+    let macs = any_stations(bytes);
+    let mut body = vec![0; ReserveRepr::FIXED_LEN + macs.len() * ReserveRepr::MAC_LEN];
+    ReserveRepr { command, mac_count: macs.len() as u8 }.emit(macs, &mut body);
+    body
+}
+
+/// First byte, one past the last, and whether they change.
+fn extent(kind: &DiskOperationKind) -> (u64, u64, bool) {
+    match *kind {
+        DiskOperationKind::Read { offset, len } => (offset, offset + u64::from(len), false),
+        DiskOperationKind::Write { offset, len, .. } => (offset, offset + u64::from(len), true),
+        DiskOperationKind::Zero { offset, len, .. } => (offset, offset + len, true),
+        DiskOperationKind::Flush => (0, 0, false),
+    }
+}
+
+/// Who sent the data of a write.
+fn writer(operation: &DiskOperation) -> Option<MacAddr> {
+    let DiskOperationKind::Write { .. } = operation.kind else { return None };
+    Some((*operation.buffer.payload(6).first_chunk::<6>().expect("6 bytes")).into())
+}
+
+/// Whether a frame answers a change of a mask list or a reservation.
+fn edits_access(frame: &Frame<'_>) -> bool {
+    match frame.header.command {
+        Command::Mask => MaskRepr::parse(frame.body).is_ok_and(|(mask, _)| mask.command == MaskCommand::Edit),
+        Command::Reserve => {
+            ReserveRepr::parse(frame.body).is_ok_and(|(reserve, _)| reserve.command != ReserveCommand::Read)
+        }
+        _ => false,
+    }
+}
