@@ -4,6 +4,7 @@ mod bad_cable;
 mod bad_input;
 mod disk_faults;
 mod fencing;
+mod flood;
 mod growth;
 mod hostile_client;
 mod hostile_target;

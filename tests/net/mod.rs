@@ -18,7 +18,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::{Pid, SysconfVar, geteuid, sysconf};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -492,7 +492,7 @@ impl Daemon {
 
     /// The most memory the program has had at a time.
     pub fn peak_memory(&self) -> u64 {
-        peak_memory(self.process.child.id())
+        peak_memory(self.id())
     }
 
     /// Panics unless the program is still running.
@@ -658,6 +658,17 @@ pub fn peak_memory(process: u32) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak of a process");
     let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
     kib << 10
+}
+
+/// The processor time a running process has used, in user and kernel mode together.
+pub fn processor_time(process: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("a running process");
+    // The name of the program may hold blanks; it ends at the last bracket.
+    let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
+    let mut fields = fields.split_whitespace().skip(11).map(|field| field.parse::<u64>().expect("a number of ticks"));
+    let ticks = fields.next().zip(fields.next()).map(|(user, kernel)| user + kernel).expect("two numbers");
+    let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().expect("the length of a tick");
+    Duration::from_secs_f64(ticks as f64 / per_second as f64)
 }
 
 /// Where the programs under test are: AOE_BIN_DIR, else the release build when there is one, else the debug build.
