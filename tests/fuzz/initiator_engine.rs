@@ -55,8 +55,15 @@ pub fn run(data: &[u8]) {
     let mut bytes = Bytes::new(&data);
     let dead_after = bytes.pick(&[Some(3), Some(0), Some(30), None]).map(Duration::from_secs);
     let hold_writes = Duration::from_secs(bytes.pick(&[0, 0, 0, 5]));
-    let config =
-        DeviceConfig { address: ADDRESS, identity: [0x77; 16], tag_start: bytes.u32(), dead_after, hold_writes };
+    let config = DeviceConfig {
+        address: ADDRESS,
+        identity: [0x77; 16],
+        tag_start: bytes.u32(),
+        dead_after,
+        hold_writes,
+        frame_life: QUARANTINE,
+        network_repeats: false,
+    };
     let now = Instant::ZERO + Duration::from_secs(1000);
     let mut bench = Bench {
         device: Device::new(now, config),

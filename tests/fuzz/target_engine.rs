@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use aoe_common::addr::Address;
-use aoe_common::ata::{command, feature};
+use aoe_common::ata::{CacheMemory, command, feature};
 use aoe_common::frame::{FrameBuffer, HEADROOM, MIN_FRAME, SECTOR};
 use aoe_common::port::{PortId, PortInfo};
 use aoe_common::time::{Duration, Instant};
@@ -104,6 +104,7 @@ fn any_export(bytes: &mut Bytes<'_>, index: usize) -> ExportConfig {
         serial: "serial".to_owned(),
         model: "model".to_owned(),
         physical_sector_exponent: bytes.pick(&[3, 0, 7, 15]),
+        cache_memory: CacheMemory { host: 1, life: 1 },
         rotational: bytes.pick(&[None, Some(false), Some(true)]),
     }
 }

@@ -326,7 +326,7 @@ impl World {
         let host = self.targets.len() + self.rng.usize(..self.clients.len());
         let stations: Vec<_> = self.places(host).into_iter().map(Place::mac).collect();
         let Some(admin) = self.admin.as_mut() else { return };
-        if admin.edit.is_some() || !admin.out.is_empty() || self.targets[0].server.is_none() {
+        if admin.edit.is_some() || admin.has_to_let_in || self.targets[0].server.is_none() {
             return;
         }
         let frame = admin.begin(stations);
@@ -342,7 +342,7 @@ impl World {
 
     /// The administrator has its answer.
     pub fn edit_answered(&mut self) {
-        if self.admin.as_ref().is_some_and(|admin| !admin.out.is_empty()) {
+        if self.admin.as_ref().is_some_and(|admin| admin.has_to_let_in) {
             let after = self.rng.u64(MILLIS..=4_000 * MILLIS);
             self.schedule(after, Event::LetIn);
         }
@@ -351,7 +351,7 @@ impl World {
     /// Everybody is let in again, now or when the edit under way is answered.
     pub fn let_everybody_in(&mut self) {
         let Some(admin) = self.admin.as_mut() else { return };
-        if admin.edit.is_some() || admin.out.is_empty() {
+        if admin.edit.is_some() || !admin.has_to_let_in {
             return;
         }
         let frame = admin.begin(Vec::new());

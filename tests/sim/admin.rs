@@ -35,6 +35,8 @@ pub struct Admin {
     next_tag: u32,
     /// Shut out, by its last edit that was answered.
     pub out: Vec<MacAddr>,
+    /// Somebody was shut out and not let in again.
+    pub has_to_let_in: bool,
     /// The edit under way.
     pub edit: Option<Edit>,
 }
@@ -44,7 +46,17 @@ impl Admin {
     pub fn new(mac: MacAddr, mut stations: Vec<MacAddr>, address: Address, target: MacAddr, rng: &mut Rng) -> Self {
         stations.push(mac);
         let next_tag = rng.u32(..) | 1 << 31;
-        Self { mac, stations, address, target, by_mask: rng.bool(), next_tag, out: Vec::new(), edit: None }
+        Self {
+            mac,
+            stations,
+            address,
+            target,
+            by_mask: rng.bool(),
+            next_tag,
+            out: Vec::new(),
+            has_to_let_in: false,
+            edit: None,
+        }
     }
 
     /// The mask list the export starts with: one that is empty lets everybody in, and could not be added to.
@@ -94,8 +106,7 @@ impl Admin {
     pub fn overhear(&mut self, bytes: &[u8]) {
         let Ok(frame) = Frame::parse(bytes) else { return };
         let Some(edit) = self.edit.as_ref() else { return };
-        let answers = frame.header.response && frame.header.tag == edit.tag && frame.ethernet.destination == self.mac;
-        if answers && frame.header.error.is_none() && self.out.is_empty() {
+        if frame.ethernet.destination == self.mac && judge(&frame, edit) == Some(true) && self.out.is_empty() {
             self.out.clone_from(&edit.out);
         }
     }
@@ -103,12 +114,20 @@ impl Admin {
     /// A frame arrives here. Returns whether it ended the edit under way.
     pub fn handle_frame(&mut self, bytes: &[u8]) -> bool {
         let Ok(frame) = Frame::parse(bytes) else { return false };
-        let answers = self.edit.as_ref().is_some_and(|edit| edit.tag == frame.header.tag)
-            && frame.header.response
-            && frame.header.error.is_none();
-        if answers {
-            self.edit = None;
-        }
-        answers
+        let Some(edit) = self.edit.as_ref() else { return false };
+        let Some(good) = judge(&frame, edit) else { return false };
+        self.has_to_let_in = if good { !edit.out.is_empty() } else { self.has_to_let_in };
+        self.edit = None;
+        true
     }
+}
+
+/// Whether a frame answers an edit, and says that it is in force.
+fn judge(frame: &Frame<'_>, edit: &Edit) -> Option<bool> {
+    if !frame.header.response || frame.header.tag != edit.tag {
+        return None;
+    }
+    let stopped = frame.header.command == Command::Mask
+        && MaskRepr::parse(frame.body).is_ok_and(|(mask, _)| mask.error.is_some());
+    Some(frame.header.error.is_none() && !stopped)
 }

@@ -79,7 +79,7 @@ impl Target {
             },
             Ask::Register => {
                 let identity = *data.first_chunk().expect("a sector came along");
-                self.stations.register(to.station, identity);
+                self.stations.register(now, to.station, identity);
                 self.answer_registers(to, None, &succeeded(&ata));
             }
             Ask::PowerMode => {
@@ -143,15 +143,17 @@ impl Target {
             count: ata.count,
             registers: ata.registers,
         };
-        // What it sent before it said who it is, it may send again afterwards.
+        // What it sent before it said who it is, or who was there before it, may come again afterwards.
+        let of = |number| RequestKey { station: Station::Identity(number), ..by_mac };
+        let current = self.stations.number(to.station);
+        let numbers = current.into_iter().chain(self.stations.former_numbers(now, to.station));
         let mut seen = self.repeats.seen(now, &by_mac);
-        let mut key = by_mac;
-        if let Some(number) = self.stations.number(to.station) {
-            key = RequestKey { station: Station::Identity(number), ..by_mac };
+        for number in numbers {
             if seen == Seen::New {
-                seen = self.repeats.seen(now, &key);
+                seen = self.repeats.seen(now, &of(number));
             }
         }
+        let key = current.map_or(by_mac, of);
         let export = &mut self.exports[index as usize];
         match seen {
             Seen::Running => export.counters.repeats += 1,
