@@ -132,6 +132,7 @@ fn vm_stacked_nfs_reexport() {
     let _target = lab.export("east", "shelf 0 slot 1 east.img");
     writer.go_on();
     let written = writer.stop();
+    println!("the user was held up for {:.1?}", written.pause);
     assert!(written.pause + Duration::from_millis(500) > OUTAGE, "the outage was not noticed: {:?}", written.pause);
 
     beta.run("umount /mnt/files");
