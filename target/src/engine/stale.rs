@@ -9,7 +9,7 @@
 //! station with a newer tag is stale: to be dropped without an answer. Its sender has the answer it wanted; and should
 //! it be alive and wait after all, it sends again under a tag that is newest.
 //!
-//! The clock decides, and the counter within a tick only: at over 3276 frames a second it passes half its range in
+//! The clock decides, and the counter within a tick only: at over 1638 frames a second it passes half its range in
 //! `LIFE`. And a copy is behind by no more than the ticks of `LIFE`; what is farther off is not a copy.
 //!
 //! Others put other things into their tags. A station is judged only after its tags have looked like this for a few
