@@ -115,7 +115,7 @@ impl Admin {
     pub fn handle_frame(&mut self, bytes: &[u8]) -> bool {
         let Ok(frame) = Frame::parse(bytes) else { return false };
         let Some(edit) = self.edit.as_ref() else { return false };
-        let Some(good) = judge(&frame, edit) else { return false };
+        let Some(good) = judge(&frame, edit).filter(|_| frame.ethernet.source == self.target) else { return false };
         self.has_to_let_in = if good { !edit.out.is_empty() } else { self.has_to_let_in };
         self.edit = None;
         true

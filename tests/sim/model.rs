@@ -120,12 +120,14 @@ impl Model {
     /// A write of this writer was acknowledged, as durable or not.
     pub fn write_acknowledged(&mut self, now: u64, serial: u64, writer: usize, durable: bool) {
         let (submitted, start, end) = self.pending.remove(&serial).expect("a write ends once");
+        // The answer may be older than the loss.
+        let in_doubt = !durable && self.lost_at.is_some_and(|at| submitted <= at);
         for sector in &mut self.sectors[start as usize..end as usize] {
             for write in &mut sector.writes {
                 if write.serial == serial {
                     write.acknowledged = Some(now);
                     earlier(&mut write.effective, now);
-                } else if write.effective.is_some_and(|at| at < submitted) {
+                } else if !in_doubt && write.effective.is_some_and(|at| at < submitted) {
                     earlier(&mut write.superseded, now);
                 }
             }
@@ -134,7 +136,7 @@ impl Model {
             }
         }
         if !durable {
-            self.volatile.insert(serial, Volatile { writer, acknowledged: now, start, end, in_doubt: false });
+            self.volatile.insert(serial, Volatile { writer, acknowledged: now, start, end, in_doubt });
         }
     }
 
