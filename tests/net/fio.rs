@@ -11,7 +11,8 @@ const PART_BYTES: u64 = 16 << 20;
 /// How much is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// Blocks of a job, of which that with the largest blocks has, and writes, a fourth; few are overwritten soon, and by many writes at a time.
+    /// Blocks of a job; few are overwritten soon, and by many writes at a time. The job with the largest blocks has a
+    /// fourth of them, and of the writes.
     pub blocks: u64,
     /// Writes of a job before it reads all of its blocks back.
     pub writes: u64,
