@@ -32,7 +32,7 @@ impl Stream {
         lab.host("b").typed(&format!("aoe-attach --frame-life {FRAME_LIFE} e0.1 {place}")).run().succeeded();
         let uri = lab.nbd_uri("disk.sock");
         let fio =
-            Load { blocks: 64, writes: 200, passes: 6, rate: 100, overlaps: true }.at(lab.host("b"), &uri).spawn();
+            Load { blocks: 64, writes: 200, passes: 7, rate: 100, overlaps: true }.at(lab.host("b"), &uri).spawn();
         let stream = Stream { lab, target, uri, fio };
         stream.wait_for_writes();
         stream

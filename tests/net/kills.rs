@@ -44,7 +44,7 @@ fn net_killed_at_any_moment_under_fio() {
     let attach = || attach(&lab, "--frame-life 1");
     let mut attached = attach();
     let (_client, uri) = steadfast_client(&lab);
-    let load = Load { blocks: 32, writes: 200, passes: 8, rate: 100, overlaps: false };
+    let load = Load { blocks: 32, writes: 200, passes: 10, rate: 100, overlaps: false };
     let mut fio = load.at(lab.host("b"), &uri).spawn();
 
     let mut kills =
@@ -53,7 +53,7 @@ fn net_killed_at_any_moment_under_fio() {
     // By default a target that was started again holds writes for some 11 s: once for so long is enough.
     kills.push("aoe-target");
     for victim in kills {
-        sleep(Duration::from_millis(rng.u64(200..1500)));
+        sleep(Duration::from_millis(rng.u64(200..1200)));
         fio.assert_running();
         let pause = Duration::from_millis(rng.u64(0..400));
         println!("killed, and after {pause:?} started again: {victim}");
