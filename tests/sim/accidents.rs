@@ -8,6 +8,7 @@ use aoe_initiator::engine::{Device, DeviceConfig, QUARANTINE};
 use aoe_target::engine::export::{ExportConfig, StoredState};
 use aoe_target::engine::stale::LIFE as FRAME_LIFE;
 use aoe_target::engine::{EngineConfig, Target};
+use fastrand::Rng;
 
 use super::admin::{Admin, RESEND_AFTER};
 use super::aoe_ko::AoeKo;
@@ -49,6 +50,11 @@ const MILLIS: u64 = 1_000_000;
 const FREEZE_MAX: u64 = 3_000 * MILLIS;
 /// A host whose power was cut takes this long to start, at least: longer than a frame lives.
 const BOOT_MIN: u64 = 10_000 * MILLIS;
+
+/// What a kernel's clock is like: ticks in a second, and what it shows at time zero.
+pub(super) fn draw_ticks(rng: &mut Rng) -> (u64, u64) {
+    ([100, 250, 300, 1000][rng.usize(..4)], rng.u64(..1 << 16))
+}
 
 impl World {
     fn mean(&self, accident: Accident) -> u64 {
@@ -278,8 +284,7 @@ impl World {
         let engine: Box<dyn Client> = if is_kernel {
             let targets = (0..self.targets.len()).flat_map(|host| self.places(host)).map(Place::mac);
             let targets = targets.collect::<Vec<MacAddr>>();
-            let clock = ([100, 250, 300, 1000][self.rng.usize(..4)], self.rng.u64(..1 << 16));
-            Box::new(AoeKo::new(now, address, targets, clock))
+            Box::new(AoeKo::new(now, address, targets, self.clients[client].ticks))
         } else {
             let dead_after = Some(self.knobs.dead_after).filter(|after| *after > 0).map(Duration::from_nanos);
             let config = DeviceConfig {
@@ -316,9 +321,12 @@ impl World {
         }
         self.models.iter_mut().for_each(|model| model.writer_told(host.incarnation));
         host.incarnation += clients;
-        // A new one starts at once, as a process does, or after the boot of a machine.
-        let longest = if self.rng.bool() { 100 * MILLIS } else { 20_000 * MILLIS };
-        let after = self.rng.u64(MILLIS..=longest);
+        // A new one starts at once, as a process or module does, or after the boot of a machine.
+        let mut after = self.rng.u64(MILLIS..=100 * MILLIS);
+        if self.rng.bool() {
+            after = BOOT_MIN + self.rng.u64(..=10_000 * MILLIS);
+            self.clients[client].ticks = draw_ticks(&mut self.rng);
+        }
         self.schedule(after, Event::Return { client });
     }
 

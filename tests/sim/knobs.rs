@@ -161,7 +161,7 @@ impl Knobs {
             delay_max: delay_min + pick(&[MICROS, 100 * MICROS, 2 * MILLIS]),
             late: pick(&[0, 0, 20, 100]) as u32,
             late_max: pick(&[MILLIS, 200 * MILLIS, 5 * SECONDS]),
-            disk_max: pick(&[10 * MICROS, MILLIS, 50 * MILLIS, 400 * MILLIS]),
+            disk_max: pick(&[10 * MICROS, MILLIS, 50 * MILLIS, if forgetful { MILLIS } else { 400 * MILLIS }]),
             disk_errors,
             disks_fail: disk_errors > 0,
             loses_power: accidents.power > 0,

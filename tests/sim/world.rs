@@ -13,7 +13,7 @@ use aoe_target::engine::export::StoredState;
 use aoe_target::engine::operation::{DiskError, DiskId};
 use fastrand::Rng;
 
-use super::accidents::Accident;
+use super::accidents::{Accident, draw_ticks};
 use super::admin::{Admin, RESEND_AFTER};
 use super::capture::Capture;
 use super::client::Client;
@@ -173,6 +173,8 @@ pub(super) struct ClientHost {
     /// `None`: it is dead.
     pub client: Option<Box<dyn Client>>,
     pub is_kernel: bool,
+    /// The clock in a kernel's tags.
+    pub ticks: (u64, u64),
     pub address: Address,
     pub incarnation: usize,
     pub pending: BTreeMap<u64, Pending>,
@@ -235,6 +237,7 @@ impl World {
         let target_count = exports.iter().map(|(_, target, _)| target + 1).max().expect("at least one");
         let disk_count = exports.iter().map(|(_, _, disk)| disk + 1).max().expect("at least one");
         let mut node = || Node { clock: rng.u64(..1 << 40), ..Node::default() };
+        let mut ticks_rng = Rng::with_seed(seed);
         let targets: Vec<_> = (0..target_count)
             .map(|target| TargetHost {
                 node: node(),
@@ -255,6 +258,7 @@ impl World {
                 node: node(),
                 client: None,
                 is_kernel: index >= knobs.initiators,
+                ticks: draw_ticks(&mut ticks_rng),
                 address: exports[index % exports.len()].0,
                 incarnation: index,
                 pending: BTreeMap::new(),
