@@ -15,8 +15,11 @@ pub mod texts;
 
 use bytes::Bytes;
 
+/// What is done with an input.
+pub type Run = fn(&[u8]);
+
 /// The targets, by name.
-pub const TARGETS: [(&str, fn(&[u8])); 7] = [
+pub const TARGETS: [(&str, Run); 7] = [
     ("frames", frames::run),
     ("target_engine", target_engine::run),
     ("initiator_engine", initiator_engine::run),
@@ -34,7 +37,7 @@ mod tests {
     use std::path::Path;
 
     /// Replays all inputs of one target.
-    fn replay(name: &str, run: fn(&[u8])) {
+    fn replay(name: &str, run: super::Run) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
         let files: BTreeSet<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(files.len() >= 10, "{} holds a corpus", folder.display());

@@ -37,7 +37,7 @@ pub fn run(data: &[u8]) {
 fn option(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) {
     let kind = match bytes.below(8) {
         0 => bytes.u32(),
-        number => bytes.pick(&[6, 7, 8, 3, 1, 2, 6]) * u32::from(number != 7) + u32::from(number == 7) * 6,
+        _ => bytes.pick(&[6, 7, 8, 3, 1, 2, 6]),
     };
     let mut data = Vec::new();
     match bytes.below(4) {

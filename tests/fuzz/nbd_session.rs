@@ -21,7 +21,7 @@ struct Bench {
     /// Requests of the model that were handed out or passed over.
     handed: usize,
     cookies: u64,
-    /// How requests were completed: with data of a read, or an error.
+    /// How requests were completed: with so many bytes, or an error.
     completed: BTreeMap<u64, Result<usize, NbdErrno>>,
 }
 
@@ -138,8 +138,7 @@ impl Bench {
             (None, Command::Write { data, .. }) => Ok(data),
             (None, _) => Ok(Vec::new()),
         };
-        let is_read = |buffer: &Vec<u8>| if buffer.is_empty() { 0 } else { buffer.len() };
-        self.completed.insert(cookie, result.as_ref().map(is_read).map_err(|errno| *errno));
+        self.completed.insert(cookie, result.as_ref().map(Vec::len).map_err(|errno| *errno));
         self.client.session.complete(id, result);
         self.client.pull();
     }
