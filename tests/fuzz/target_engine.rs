@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use aoe_common::addr::Address;
-use aoe_common::ata::{CacheMemory, command, feature};
+use aoe_common::ata::{CacheMemory, Status, command, feature};
 use aoe_common::frame::{FrameBuffer, HEADROOM, MIN_FRAME, SECTOR};
 use aoe_common::port::{PortId, PortInfo};
 use aoe_common::time::{Duration, Instant};
@@ -27,6 +27,14 @@ const POISON: u8 = 0xa5;
 /// What a disk returns.
 const CONTENT: u8 = 0x11;
 const EXPORTS_MAX: usize = 4;
+/// Commands that write the data they carry.
+const WRITES: [u8; 5] = [
+    command::WRITE_SECTORS,
+    command::WRITE_SECTORS_EXT,
+    command::WRITE_DMA,
+    command::WRITE_DMA_EXT,
+    command::WRITE_DMA_FUA_EXT,
+];
 
 /// A request as its sender knows it: port, station, export, command, tag.
 type Name = (PortId, [u8; 6], Address, u8, u32);
@@ -213,7 +221,7 @@ impl Bench {
             number => Address::new(1, (number % EXPORTS_MAX) as u8),
         };
         let code = bytes.pick(&[0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 0xf0, 9]);
-        let header = HeaderRepr {
+        let mut header = HeaderRepr {
             version: if bytes.rarely(32) { bytes.u8() & 0x0f } else { VERSION },
             response: bytes.rarely(32),
             error: if bytes.rarely(64) { Some(ErrorCode::from(bytes.u8())) } else { None },
@@ -228,6 +236,12 @@ impl Bench {
             Command::Reserve => any_reserve(bytes),
             _ => bytes.chunk().to_vec(),
         };
+        // Nothing but a write has the tag of a write, and no two have the same that differ in command or length.
+        if let (Command::Ata, Ok((ata, _))) = (header.command, AtaRepr::parse(&body))
+            && WRITES.contains(&ata.command)
+        {
+            header.tag |= 0x10 | u32::from(ata.count) << 8 | u32::from(ata.command) << 16;
+        }
         let ethernet = EthernetRepr { destination, source, vlan };
         let mut frame = vec![0; ethernet.wire_len() + HeaderRepr::WIRE_LEN + body.len()];
         Frame::emit_headers(&ethernet, &header, &mut frame).copy_from_slice(&body);
@@ -306,22 +320,20 @@ impl Bench {
         body
     }
 
-    /// A frame arrives. The data of a write begin with the station it comes from.
+    /// A frame arrives. The data of a write begin with the station it comes from, and its tag.
     fn receive(&mut self, bytes: &mut Bytes<'_>, mut frame: Vec<u8>) {
         let port = PortId(if bytes.rarely(4) { bytes.below(4) as u32 } else { 0 });
         if let Ok(parsed) = Frame::parse(&frame) {
-            let source = parsed.ethernet.source;
-            let writes = |ata: &AtaRepr| {
-                use command::{WRITE_DMA, WRITE_DMA_EXT, WRITE_DMA_FUA_EXT, WRITE_SECTORS, WRITE_SECTORS_EXT};
-                [WRITE_DMA, WRITE_DMA_EXT, WRITE_DMA_FUA_EXT, WRITE_SECTORS, WRITE_SECTORS_EXT].contains(&ata.command)
-            };
+            let (source, tag) = (parsed.ethernet.source, parsed.header.tag);
             let signed = parsed.header.command == Command::Ata
-                && AtaRepr::parse(parsed.body).is_ok_and(|(ata, data)| writes(&ata) && data.len() >= SECTOR);
+                && AtaRepr::parse(parsed.body)
+                    .is_ok_and(|(ata, data)| WRITES.contains(&ata.command) && data.len() >= SECTOR);
             self.note_request(port, &parsed);
             if signed {
                 let at = frame.len() - Frame::parse(&frame).expect("it was just parsed").body.len() + AtaRepr::WIRE_LEN;
                 for sector in frame[at..].as_chunks_mut::<SECTOR>().0 {
                     sector[..6].copy_from_slice(&source.octets());
+                    sector[6..10].copy_from_slice(&tag.to_be_bytes());
                 }
             }
         }
@@ -446,6 +458,19 @@ impl Bench {
             edits_access(&frame) || export.access.hears(station),
             "an answer to a station that is masked out: {frame:x?}"
         );
+        if let (Command::Ata, None, Ok((ata, _))) = (header.command, header.error, AtaRepr::parse(frame.body))
+            && header.tag & 0x10 != 0
+            && !Status::from_bits_retain(ata.command).failed()
+        {
+            let mut mine =
+                self.held.iter().filter(|held| self.target.export(held.disk).config.address == header.address);
+            let place = ata.lba() * SECTOR as u64;
+            let early = mine.any(|held| {
+                let is_it = writer(held) == Some(station) && held.buffer.payload(10)[6..] == header.tag.to_be_bytes();
+                is_it && extent(&held.kind).0 == place
+            });
+            assert!(!early, "a write is acknowledged that the disk has not done: {frame:x?}");
+        }
         if edits_access(&frame) && header.error.is_none() {
             let mine = self.held.iter().filter(|held| self.target.export(held.disk).config.address == header.address);
             for station in mine.filter_map(writer) {
