@@ -1,6 +1,6 @@
 //! What AoE targets and initiators share.
 //!
-//! `wire`, `ata`, `addr`, `frame`, `ordering`, `port` and `time` are values without sockets, files, threads or clocks; the
+//! `wire`, `ata`, `addr`, `frame`, `ordering`, `planted`, `port` and `time` are values without sockets, files, threads or clocks; the
 //! engines on both sides are built from them. `link`, `netlink` and `mailbox` are the only modules here that
 //! talk to the kernel.
 
@@ -11,6 +11,7 @@ pub mod link;
 pub mod mailbox;
 pub mod netlink;
 pub mod ordering;
+pub mod planted;
 pub mod port;
 pub mod time;
 pub mod wire;

@@ -7,6 +7,8 @@
 //! The list is bounded by what its owner lets in, and is scanned, not indexed: at the depths that occur, a
 //! scan of a short array beats any tree.
 
+use crate::planted::{Fault, planted};
+
 /// Sectors `start..end` that an operation touches, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
@@ -20,6 +22,9 @@ pub struct Footprint {
 
 impl Footprint {
     fn conflicts(&self, other: &Self) -> bool {
+        if planted(Fault::NoOrder) || planted(Fault::ReadsOvertake) && !(self.writes && other.writes) {
+            return false;
+        }
         (self.writes || other.writes) && self.start < other.end && other.start < self.end
     }
 }

@@ -28,6 +28,10 @@ struct Args {
     /// Go on after a run that fails.
     #[arg(long)]
     keep_going: bool,
+    /// Plant each fault in turn and count the seeds until it is found.
+    #[cfg(planted)]
+    #[arg(long)]
+    planted: bool,
     /// Print every event.
     #[arg(long)]
     trace: bool,
@@ -62,6 +66,15 @@ const HOUR: u64 = 3600 * 1_000_000_000;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    #[cfg(planted)]
+    if args.planted {
+        let (table, all) = aoe_tests::sim::planted::table(&args.seeds);
+        print!("{table}");
+        if !all {
+            eprintln!("not every fault was found");
+        }
+        return if all { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let start = Instant::now();
     let limit = args.minutes.map(|minutes| Duration::from_secs(minutes * 60));
     let seeds = match (args.seed, limit) {

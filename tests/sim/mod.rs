@@ -18,6 +18,8 @@ mod knobs;
 mod model;
 mod network;
 mod pattern;
+#[cfg(planted)]
+pub mod planted;
 mod server;
 mod workload;
 mod world;

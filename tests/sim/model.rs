@@ -227,9 +227,11 @@ impl Model {
 
     /// Forgets writes that no read begun at `oldest_read` or later may return, not even after a loss of power.
     pub fn forget(&mut self, oldest_read: u64) {
+        let pending = &self.pending;
         for sector in self.sectors.iter_mut().filter(|sector| sector.writes.len() > 64) {
             let mut writes = std::mem::take(&mut sector.writes);
-            writes.retain(|write| !sector.is_gone(write) || write.superseded.is_none_or(|at| at >= oldest_read));
+            let matters = |write: &Write| !sector.is_gone(write) || write.superseded.is_none_or(|at| at >= oldest_read);
+            writes.retain(|write| matters(write) || pending.contains_key(&write.serial));
             sector.writes = writes;
         }
     }

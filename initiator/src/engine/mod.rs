@@ -34,6 +34,7 @@ pub use masking::{DIRECTIVES_MAX, EXPORTS_MAX, MaskList, Masking, Round, TARGETS
 pub use path::{PATHS_MAX, PathState, WINDOW_MAX};
 pub use quarantine::QUARANTINE;
 
+use aoe_common::planted::{Fault, planted};
 pub use aoe_common::port::{PortId, PortInfo};
 
 /// Sectors per command on a port with a target that takes `offered`; 0 from old targets means 2.
@@ -56,6 +57,9 @@ impl Tags {
     }
 
     fn take(&mut self) -> u32 {
+        if planted(Fault::TagsReused) {
+            self.next &= 0xff;
+        }
         let tag = self.next | 1 << 31;
         self.next = self.next.wrapping_add(1);
         tag

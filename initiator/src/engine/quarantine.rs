@@ -5,6 +5,7 @@
 //! whatever was written meanwhile. So a new write of those sectors waits until every copy has been answered, or until
 //! no network would still hold one.
 
+use aoe_common::planted::{Fault, planted};
 use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::MacAddr;
 
@@ -42,6 +43,9 @@ pub struct Quarantine {
 impl Quarantine {
     /// Sectors `start..end` may be hit by a stray write until `until`, or until all `strays` came.
     pub fn add(&mut self, start: u64, end: u64, until: Instant, strays: Option<Strays>) {
+        if planted(Fault::NoQuarantine) {
+            return;
+        }
         self.entries.push(Entry { start, end, until, strays });
         if self.entries.len() > ENTRIES_MAX {
             let start = self.entries.iter().map(|entry| entry.start).min().expect("not empty");
@@ -60,12 +64,12 @@ impl Quarantine {
 
     /// An answer of this target to a write that was answered before. Returns whether this ended a quarantine.
     pub fn stray_answered(&mut self, target: MacAddr, tag: u32) -> bool {
-        let is_of = |strays: Strays| strays.tag == tag && strays.target == target;
+        let is_of = |strays: Strays| strays.tag == tag && (strays.target == target || planted(Fault::StraysOfAnybody));
         let Some(at) = self.entries.iter().position(|entry| entry.strays.is_some_and(is_of)) else {
             return false;
         };
         let strays = self.entries[at].strays.as_mut().expect("just matched");
-        strays.left -= 1;
+        strays.left -= if planted(Fault::StraysCountTwice) { strays.left.min(2) } else { 1 };
         let ended = strays.left == 0;
         if ended {
             self.entries.swap_remove(at);

@@ -10,6 +10,7 @@
 //! of the old.
 
 use aoe_common::ata::CacheMemory;
+use aoe_common::planted::{Fault, planted};
 
 /// Hosts kept apart; a device has a few at the most. Of further ones nothing is remembered.
 const HOSTS_MAX: usize = 16;
@@ -69,7 +70,7 @@ impl Unflushed {
 
     /// Whether writes were lost that no flush had covered.
     pub fn is_lost(&self) -> bool {
-        self.lost
+        self.lost && !planted(Fault::LossIgnored)
     }
 }
 

@@ -9,6 +9,7 @@
 //! gone, and asking again would only hide it: the export is poisoned and refuses writes and flushes until an
 //! operator clears the error. A write that was refused loses nothing and does not poison.
 
+use aoe_common::planted::{Fault, planted};
 use aoe_common::wire::MacAddr;
 
 /// Clients known to flush, per export. One forgotten is served write-through again: slower, never wrong.
@@ -63,11 +64,14 @@ impl Durability {
 
     /// Whether what it writes must be durable before the answer.
     pub fn write_is_durable(&self, writer: Writer) -> bool {
+        if planted(Fault::DurableForgotten) {
+            return false;
+        }
         self.cache_off
             || match self.mode {
                 CacheMode::Writeback => false,
                 CacheMode::Writethrough => true,
-                CacheMode::Auto => !self.flushers.contains(&writer),
+                CacheMode::Auto => !self.flushers.contains(&writer) && !planted(Fault::AutoTrusts),
             }
     }
 
@@ -111,7 +115,7 @@ impl Durability {
 
     /// Why writes and flushes are refused, if they are: the errno of the first loss.
     pub fn poisoned(&self) -> Option<i32> {
-        self.poisoned
+        self.poisoned.filter(|_| !planted(Fault::PoisonForgotten))
     }
 
     /// A restart will know of the loss.

@@ -2,11 +2,12 @@
 //!
 //! A copy of an old edit must not undo a newer one: the "let in" that comes late after the "shut out" would end a fence
 //! that was answered for. An edit is the same when station, tag, command and every byte of it are the same. It is
-//! remembered for as long as a frame lives in a network, and answered then with what is in force. So a program that
-//! always uses the same tag cannot repeat an edit within that time, and sees so in the answer.
+//! remembered for as long as a frame lives in a network, and answered then with what is in force, or as failed if it
+//! failed. So a program that always uses the same tag cannot repeat an edit within that time, and sees so in the answer.
 
 use std::collections::VecDeque;
 
+use aoe_common::planted::{Fault, planted};
 use aoe_common::time::Instant;
 
 use super::stale::LIFE;
@@ -14,6 +15,15 @@ use super::{Command, ReplyTo};
 
 /// Edits remembered at the most, of all exports; beyond that the oldest is forgotten early.
 const REMEMBERED_MAX: usize = 256;
+
+/// How an edit ended, as far as it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is, or was, in force.
+    Applied,
+    /// It could not be stored, and was taken back.
+    TakenBack,
+}
 
 #[derive(Debug)]
 struct Known {
@@ -23,6 +33,7 @@ struct Known {
     command: Command,
     body: Box<[u8]>,
     until: Instant,
+    outcome: Outcome,
 }
 
 impl Known {
@@ -39,9 +50,10 @@ pub(super) struct Edited {
 }
 
 impl Edited {
-    /// Whether this edit was applied before.
-    pub(super) fn knows(&self, now: Instant, export: u32, to: &ReplyTo, body: &[u8]) -> bool {
-        self.known.iter().any(|known| known.until > now && known.is(export, to, body))
+    /// What came of this edit, if it came before.
+    pub(super) fn seen(&self, now: Instant, export: u32, to: &ReplyTo, body: &[u8]) -> Option<Outcome> {
+        let known = self.known.iter().find(|known| known.until > now && known.is(export, to, body))?;
+        Some(known.outcome).filter(|_| !planted(Fault::EditsRepeated))
     }
 
     /// An edit is applied.
@@ -56,12 +68,16 @@ impl Edited {
             command: to.command,
             body: body.into(),
             until: now + LIFE,
+            outcome: Outcome::Applied,
         });
     }
 
-    /// The latest edit of this station under this tag was taken back: it may come again.
-    pub(super) fn forget(&mut self, export: u32, to: &ReplyTo) {
-        let of = |known: &Known| known.export == export && known.tag == to.tag && known.station == to.station.octets();
-        self.known.retain(|known| !of(known));
+    /// The edit of this station under this tag was taken back.
+    pub(super) fn taken_back(&mut self, export: u32, to: &ReplyTo) {
+        let of =
+            |known: &&mut Known| known.export == export && known.tag == to.tag && known.station == to.station.octets();
+        if let Some(known) = self.known.iter_mut().rfind(of) {
+            known.outcome = Outcome::TakenBack;
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! An edit is applied at once, so that nobody it shuts out gets in any more. It is answered when it is stored
 //! and no write of a station that it shut out is running.
 
+use aoe_common::planted::{Fault, planted};
 use aoe_common::time::Instant;
 use aoe_common::wire::{
     ConfigRepr, ErrorCode, Frame, MacAddr, Malformed, MaskCommand, MaskError, MaskRepr, ReserveRepr,
@@ -11,6 +12,7 @@ use aoe_common::wire::{
 use super::access::Access;
 use super::config_string;
 use super::config_string::Verdict;
+use super::edited::Outcome;
 use super::export::{Export, StoredState};
 use super::operation::OperationId;
 use super::{Edit, EditKind, Event, ReplyTo, ShutOut, Storage, Target, Work};
@@ -97,19 +99,23 @@ impl Target {
             return;
         }
         if matches!(kind, EditKind::Mask(None) | EditKind::Reservation(_)) {
-            if self.edited.knows(now, index, to, body) {
+            if let Some(outcome) = self.edited.seen(now, index, to, body) {
                 self.exports[index as usize].counters.repeats += 1;
-                self.answer_edit(index, to, kind);
+                match outcome {
+                    Outcome::Applied => self.answer_edit(index, to, kind),
+                    Outcome::TakenBack => self.answer_not_stored(index, to, kind),
+                }
                 return;
             }
             self.edited.remember(now, index, to, body);
         }
         let before = self.exports[index as usize].stored();
-        let storage = if before == state || !self.config.persist { Storage::Done } else { Storage::Waiting };
+        let is_stored = before == state || !self.config.persist;
+        let storage = if is_stored || planted(Fault::EditNotStored) { Storage::Done } else { Storage::Waiting };
         self.apply(index, &state);
         let draining = self.shut_out(index);
         self.edits.insert(index, Edit { to: *to, kind, before, storage, draining });
-        if storage == Storage::Waiting {
+        if !is_stored {
             self.save(index);
         }
         self.edit_progress(index);
@@ -134,8 +140,10 @@ impl Target {
                 continue;
             }
             if request.buffer.is_some() {
-                waiting.push(OperationId(id as u32));
-            } else if request.work.writes() {
+                if !planted(Fault::WaitingKept) {
+                    waiting.push(OperationId(id as u32));
+                }
+            } else if request.work.writes() && !planted(Fault::EditNotDrained) {
                 request.draining = true;
                 draining += 1;
             }
@@ -172,8 +180,10 @@ impl Target {
         }
         let edit = self.edits.remove(&index).expect("just seen");
         if edit.storage == Storage::Failed {
-            self.edited.forget(index, &edit.to);
-            self.answer_not_stored(index, &edit);
+            self.edited.taken_back(index, &edit.to);
+            let address = self.exports[index as usize].config.address;
+            self.report(Event::NotStored { address });
+            self.answer_not_stored(index, &edit.to, edit.kind);
             return;
         }
         let export = &self.exports[index as usize];
@@ -209,7 +219,10 @@ impl Target {
         stations.dedup();
         let shut_out = stations.into_iter().map(|station| match ledger.of(station) {
             Some(record) => {
-                assert!(record.writing() == 0, "an edit is answered when no write of whom it shuts out is running");
+                assert!(
+                    record.writing() == 0 || planted(Fault::EditNotDrained),
+                    "an edit is answered when no write of whom it shuts out is running"
+                );
                 ShutOut { station, writes: Some(record.writes) }
             }
             None => ShutOut { station, writes: (ledger.forgotten() == 0).then_some(0) },
@@ -218,17 +231,12 @@ impl Target {
     }
 
     /// r11 has no better word for "I cannot keep this".
-    fn answer_not_stored(&mut self, index: u32, edit: &Edit) {
-        let address = self.exports[index as usize].config.address;
-        self.report(Event::NotStored { address });
-        match edit.kind {
-            EditKind::ConfigString(command) => {
-                self.answer_config(&edit.to, index, command, Some(ErrorCode::DeviceUnavailable));
-            }
-            EditKind::Mask(_) => self.answer_mask_failure(&edit.to, MaskError::Unspecified, 0),
-            EditKind::Reservation(command) => {
-                self.answer_reservation(&edit.to, index, command, Some(ErrorCode::DeviceUnavailable));
-            }
+    fn answer_not_stored(&mut self, index: u32, to: &ReplyTo, kind: EditKind) {
+        let error = Some(ErrorCode::DeviceUnavailable);
+        match kind {
+            EditKind::ConfigString(command) => self.answer_config(to, index, command, error),
+            EditKind::Mask(_) => self.answer_mask_failure(to, MaskError::Unspecified, 0),
+            EditKind::Reservation(command) => self.answer_reservation(to, index, command, error),
         }
     }
 }

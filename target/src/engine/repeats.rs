@@ -11,6 +11,7 @@
 
 use std::collections::HashSet;
 
+use aoe_common::planted::{Fault, planted};
 use aoe_common::time::{Duration, Instant};
 
 use super::recent::{Recent, Record};
@@ -126,11 +127,15 @@ impl Repeats {
     /// What is known about a request. One that ended is known longer for being asked about.
     pub fn seen(&mut self, now: Instant, key: &RequestKey) -> Seen {
         let key = DenseKey::from(key);
+        if planted(Fault::NoMemory) {
+            return Seen::New;
+        }
         if self.running.contains(&key) {
-            return Seen::Running;
+            return if planted(Fault::RunningForgotten) { Seen::New } else { Seen::Running };
         }
         let now = second(now);
         match self.ended.find(&key).and_then(|number| self.ended.get_mut(number)) {
+            Some(_) if planted(Fault::MemoryTooShort) => Seen::New,
             Some(known) if known.until > now => {
                 (known.until, known.asked) = (now + MEMORY_SECONDS, true);
                 Seen::Done(known.outcome)
@@ -142,13 +147,15 @@ impl Repeats {
     /// A new request starts.
     pub fn begin(&mut self, now: Instant, key: RequestKey) {
         self.forget(second(now));
-        assert!(self.running.insert((&key).into()), "a running request begins again");
+        let forgets = planted(Fault::NoMemory) || planted(Fault::RunningForgotten);
+        assert!(self.running.insert((&key).into()) || forgets, "a running request begins again");
     }
 
     /// A request ended and is remembered so.
     pub fn end(&mut self, now: Instant, key: RequestKey, outcome: Outcome) {
         let key = DenseKey::from(&key);
-        assert!(self.running.remove(&key), "only requests that began end, and once");
+        let forgets = planted(Fault::NoMemory) || planted(Fault::RunningForgotten);
+        assert!(self.running.remove(&key) || forgets, "only requests that began end, and once");
         let now = second(now);
         self.forget(now);
         self.ended.push(Ended { key, until: now + MEMORY_SECONDS, outcome, asked: false });

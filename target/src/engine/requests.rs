@@ -3,6 +3,7 @@
 use aoe_common::ata::{LOG_STATION_IDENTITY, Status, TrimRange, command, log_page, trim_ranges};
 use aoe_common::frame::{FrameBuffer, SECTOR};
 use aoe_common::ordering::Footprint;
+use aoe_common::planted::{Fault, planted};
 use aoe_common::time::Instant;
 use aoe_common::wire::{AtaRepr, ErrorCode, Frame};
 
@@ -97,7 +98,8 @@ impl Target {
                 self.admit(&job(Work::Read { sectors, verify }, footprint, &[]), None);
             }
             Ask::Write { lba, sectors, fua } => {
-                let durable = fua || export.durability.write_is_durable(to.writer());
+                let durable =
+                    fua && !planted(Fault::DurableForgotten) || export.durability.write_is_durable(to.writer());
                 let footprint = Footprint { start: lba, end: lba + u64::from(sectors), writes: true };
                 let data = &data[..usize::from(sectors) * SECTOR];
                 self.change(now, &job(Work::Write { sectors, durable }, footprint, data));
@@ -131,7 +133,7 @@ impl Target {
     fn change(&mut self, now: Instant, job: &Job<'_>) {
         let Job { export: index, to, ata, .. } = *job;
         let export = &mut self.exports[index as usize];
-        if now < export.hold_writes_until {
+        if now < export.hold_writes_until && !planted(Fault::NoHold) {
             export.counters.held += 1;
             return;
         }
@@ -145,8 +147,9 @@ impl Target {
         };
         // What it sent before it said who it is, or who was there before it, may come again afterwards.
         let of = |number| RequestKey { station: Station::Identity(number), ..by_mac };
-        let current = self.stations.number(to.station);
-        let numbers = current.into_iter().chain(self.stations.former_numbers(now, to.station));
+        let current = self.stations.number(to.station).filter(|_| !planted(Fault::IdentityIgnored));
+        let former = self.stations.former_numbers(now, to.station).filter(|_| !planted(Fault::FormerForgotten));
+        let numbers = current.into_iter().chain(former);
         let mut seen = self.repeats.seen(now, &by_mac);
         for number in numbers {
             if seen == Seen::New {
@@ -169,6 +172,9 @@ impl Target {
             }
             Seen::New => {
                 if self.admit(job, Some(key)) {
+                    if planted(Fault::AnsweredBeforeDisk) {
+                        self.answer_registers(to, None, &succeeded(ata));
+                    }
                     self.repeats.begin(now, key);
                     self.stale.admitted(now, index, to.station, to.tag, job.footprint);
                 }
@@ -294,6 +300,9 @@ impl Target {
             let request = self.requests[id.0 as usize].as_ref().expect("flushes are known requests");
             request.to.station == to.station && request.to.tag == to.tag
         };
+        if planted(Fault::FlushSkipped) {
+            return self.answer_registers(to, None, &succeeded(ata));
+        }
         let flushes = &self.exports[index as usize].flushes;
         if flushes.served.iter().chain(&flushes.waiting).any(same) {
             self.exports[index as usize].counters.repeats += 1;
@@ -324,6 +333,10 @@ impl Target {
         };
         let id = self.insert_request(request);
         let export = &mut self.exports[index as usize];
+        if planted(Fault::FlushJoins) && !export.flushes.served.is_empty() {
+            export.flushes.served.push(id);
+            return;
+        }
         export.flushes.waiting.push(id);
         if turn_cache_off {
             export.durability.turn_cache_off();

@@ -24,6 +24,7 @@
 use std::collections::HashMap;
 
 use aoe_common::ordering::Footprint;
+use aoe_common::planted::{Fault, planted};
 use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::MacAddr;
 
@@ -241,7 +242,7 @@ impl Stale {
         let Some(tag) = Tag::from_aoe_ko(tag) else { return false };
         let Some(slot) = self.find((export, station)) else { return false };
         let watched = &self.watched[slot];
-        if watched.regular < JUDGED_AFTER {
+        if watched.regular < JUDGED_AFTER || planted(Fault::StaleRun) {
             return false;
         }
         let overtaken = |by: Tag, at: Moment| at.is_within_life(now) && tag.is_older(by);

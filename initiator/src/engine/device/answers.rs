@@ -2,6 +2,7 @@
 
 use aoe_common::ata::{AtaError, CacheMemory, Status};
 use aoe_common::frame::SECTOR;
+use aoe_common::planted::{Fault, planted};
 use aoe_common::time::Instant;
 use aoe_common::wire::{AtaRepr, ErrorCode, Frame};
 
@@ -41,7 +42,8 @@ impl Device {
             return;
         };
         let flight = self.flights[flight_id as usize].as_mut().expect("tags name flights");
-        if flight.paths_used & 1 << index == 0 || self.paths[index].state == PathState::Foreign {
+        let asked = flight.paths_used & 1 << index != 0 || planted(Fault::AnyPathAnswers);
+        if !asked || self.paths[index].state == PathState::Foreign {
             self.stats.strays += 1;
             return;
         }
@@ -131,7 +133,7 @@ impl Device {
             // Of two targets that share a disk, neither knows what the other has run.
             let target = used.all(|(_, path)| path.mac == first).then_some(first);
             let recognises = self.disk.as_ref().is_some_and(|disk| disk.exactly_once);
-            if target.is_none() || !recognises {
+            if target.is_none() && !planted(Fault::TwinsTrusted) || !recognises {
                 let start = active.lba + flight.offset;
                 // Where answers are repeated, too, their number does not tell which copies have arrived. Nor does it
                 // when a copy may be at either of two targets.
@@ -142,7 +144,9 @@ impl Device {
                 self.quarantine.add(start, start + flight.sectors, until, strays);
             }
         }
-        if let Err(error) = result {
+        if let Err(error) = result
+            && !planted(Fault::ErrorSwallowed)
+        {
             active.error.get_or_insert(error);
         }
         if active.flights == 0 && !active.has_unsent() {

@@ -1,6 +1,7 @@
 //! What does not come back: flights that are overdue, and a target that is given up.
 
 use aoe_common::ordering::Ordering;
+use aoe_common::planted::{Fault, planted};
 use aoe_common::time::Instant;
 
 use super::super::path::{LOSSES_TO_FAIL, SILENCE_TO_FAIL};
@@ -117,7 +118,7 @@ impl Device {
     fn doubt(&mut self, flight_id: u32) {
         let flight = self.flights[flight_id as usize].as_ref().expect("only known flights are given up");
         let active = self.requests[flight.request as usize].as_ref().expect("flights belong to requests");
-        if active.work.writes() {
+        if active.work.writes() && !planted(Fault::DoubtForgotten) {
             let start = active.lba + flight.offset;
             let until = flight.last_sent + self.config.frame_life;
             self.quarantine.add(start, start + flight.sectors, until, None);

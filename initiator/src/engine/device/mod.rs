@@ -13,6 +13,7 @@ use aoe_common::addr::Address;
 use aoe_common::ata::{Identify, TRIM_ENTRIES_PER_SECTOR};
 use aoe_common::frame::SECTOR;
 use aoe_common::ordering::{Footprint, Ordering};
+use aoe_common::planted::{Fault, planted};
 use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::{Command, ErrorCode, Frame, MacAddr};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -417,7 +418,7 @@ impl Device {
     pub fn new(now: Instant, config: DeviceConfig) -> Self {
         assert!(!config.address.is_wildcard(), "a device has one address");
         let mut quarantine = Quarantine::default();
-        if !config.hold_writes.is_zero() {
+        if !config.hold_writes.is_zero() && !planted(Fault::TakesOverAtOnce) {
             quarantine.add(0, u64::MAX, now + config.hold_writes, None);
         }
         Self {

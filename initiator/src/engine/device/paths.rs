@@ -2,6 +2,7 @@
 
 use aoe_common::ata::Identify;
 use aoe_common::frame::{HEADROOM, SECTOR};
+use aoe_common::planted::{Fault, planted};
 use aoe_common::time::Instant;
 use aoe_common::wire::{ConfigRepr, Frame, MacAddr};
 
@@ -122,7 +123,7 @@ impl Device {
             same_name && (known.sectors == identify.sectors || was_live || !other_live)
         });
         let (mac, port) = (self.paths[index].mac, self.paths[index].port);
-        if !same_disk {
+        if !same_disk && !planted(Fault::ForeignUsed) {
             if self.paths[index].state != PathState::Foreign {
                 if was_live {
                     self.fail_path(now, index);

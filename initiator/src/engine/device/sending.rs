@@ -2,6 +2,7 @@
 
 use aoe_common::ata::{TRIM_ENTRIES_PER_SECTOR, command, encode_trim, feature};
 use aoe_common::frame::SECTOR;
+use aoe_common::planted::{Fault, planted};
 use aoe_common::time::Instant;
 use aoe_common::wire::{AtaFlags, AtaRepr, LBA28_MAX};
 
@@ -55,8 +56,11 @@ impl Device {
             };
             let too_long = work.payload_sectors(sectors) > u64::from(self.paths[path].sectors);
             let known = registered && self.paths[path].registered;
-            let new_source = !known && self.ports.get(&self.paths[path].port).map(|info| info.mac) != source;
-            if work.writes() && (too_long || new_source) && now < safe_from {
+            let new_source = !known
+                && !planted(Fault::MovesUnknown)
+                && self.ports.get(&self.paths[path].port).map(|info| info.mac) != source;
+            let waits = too_long && !planted(Fault::CutAtOnce) || new_source;
+            if work.writes() && waits && now < safe_from {
                 self.held_until = Some(self.held_until.map_or(safe_from, |held| held.min(safe_from)));
                 at += 1;
                 continue;
@@ -160,6 +164,11 @@ impl Device {
         let active = self.requests[flight.request as usize].as_ref().expect("flights belong to requests");
         let path = &mut self.paths[flight.path];
         assert!(flight.lost, "a flight is under way once");
+        if planted(Fault::NewTags) && flight.attempts > 0 {
+            self.by_tag.remove(&flight.tag);
+            flight.tag = self.tags.take();
+            self.by_tag.insert(flight.tag, flight_id);
+        }
         flight.lost = false;
         flight.attempts += 1;
         flight.registered &= path.registered;
@@ -175,7 +184,8 @@ impl Device {
         self.flights_due = Some(self.flights_due.map_or(flight.deadline, |due| due.min(flight.deadline)));
 
         let port = path.port;
-        let lba = active.lba + flight.offset;
+        let late = u64::from(planted(Fault::SplitOffByOne) && flight.offset > 0);
+        let lba = active.lba + flight.offset - late;
         let count = flight.sectors;
         let start = flight.offset as usize * SECTOR;
         let source = self.ports.get(&port).expect("live paths have a port").mac;
