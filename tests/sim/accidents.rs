@@ -187,7 +187,7 @@ impl World {
     pub fn start_target(&mut self, target: usize) {
         let host = &self.targets[target];
         let server = if self.knobs.arrangement == Arrangement::Forgetful {
-            Server::Forgetful(Forgetful::new(host.exports[0].0, self.knobs.sectors, "SIM0"))
+            Server::Forgetful(Box::new(Forgetful::new(host.exports[0].0, self.knobs.sectors, "SIM0")))
         } else {
             let now = self.clock(target);
             let mut engine =

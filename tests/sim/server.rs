@@ -17,7 +17,7 @@ pub enum Server {
     /// Ours.
     Ours(Box<Target>),
     /// One that keeps no memory.
-    Forgetful(Forgetful),
+    Forgetful(Box<Forgetful>),
 }
 
 impl Server {
