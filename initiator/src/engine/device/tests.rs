@@ -1,5 +1,6 @@
 //! The device engine against scripted targets on a virtual network, in virtual time.
 
+mod cache;
 mod chaos;
 mod death;
 mod finding;

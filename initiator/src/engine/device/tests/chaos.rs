@@ -201,6 +201,7 @@ proptest! {
                 error: error.map(Into::into),
                 status: Some(Status::from_bits_retain(status)),
                 ata_error,
+                registers: None,
                 data: vec![0x77; len],
             };
             for _ in 0..3 {

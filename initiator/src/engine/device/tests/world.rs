@@ -1,7 +1,7 @@
 //! A device, the targets it may reach, the network between them, and a clock that jumps from one event to the next.
 
 pub use aoe_common::ata::{AtaError, Status, command};
-use aoe_common::ata::{LOG_STATION_IDENTITY, trim_ranges};
+use aoe_common::ata::{CacheMemory, LOG_STATION_IDENTITY, trim_ranges};
 use aoe_common::frame::{HEADROOM, MIN_FRAME};
 pub use aoe_common::wire::{AtaFlags, AtaRepr};
 use aoe_common::wire::{BROADCAST, ConfigCommand, ConfigRepr, EthernetRepr, HeaderRepr};
@@ -134,6 +134,7 @@ pub struct Answer {
     pub error: Option<ErrorCode>,
     pub status: Option<Status>,
     pub ata_error: u8,
+    pub registers: Option<u64>,
     pub data: Vec<u8>,
 }
 
@@ -149,7 +150,12 @@ pub fn answer_frame(sent: &Sent, source: MacAddr, answer: &Answer) -> Vec<u8> {
         tag: sent.tag,
     };
     let (request, _) = sent.ata.as_ref().expect("an ATA request");
-    let ata = AtaRepr { command: answer.status.unwrap_or(Status::DRDY).bits(), feature: answer.ata_error, ..*request };
+    let ata = AtaRepr {
+        command: answer.status.unwrap_or(Status::DRDY).bits(),
+        feature: answer.ata_error,
+        registers: answer.registers.unwrap_or(request.registers),
+        ..*request
+    };
     ata.emit(Frame::emit_headers(&ethernet, &header, &mut frame))[..answer.data.len()].copy_from_slice(&answer.data);
     frame
 }
@@ -238,6 +244,18 @@ impl Target {
                 return refused;
             }
         }
+        let carries_sectors = matches!(
+            ata.command,
+            command::READ_SECTORS
+                | command::READ_SECTORS_EXT
+                | command::WRITE_SECTORS
+                | command::WRITE_SECTORS_EXT
+                | command::WRITE_DMA_FUA_EXT
+        );
+        // One that does not say how much it takes speaks of standard frames.
+        if carries_sectors && ata.count > if self.sectors == 0 { 2 } else { self.sectors } {
+            return Answer { error: Some(ErrorCode::BadArgument), ..Answer::default() };
+        }
         match ata.command {
             command::IDENTIFY_DEVICE => Answer { data: self.identify.emit().to_vec(), ..Answer::default() },
             command::READ_SECTORS | command::READ_SECTORS_EXT | command::WRITE_SECTORS | command::WRITE_SECTORS_EXT
@@ -264,7 +282,9 @@ impl Target {
                 }
                 Answer::default()
             }
-            command::FLUSH_CACHE_EXT if self.identify.flush_ext => Answer::default(),
+            command::FLUSH_CACHE_EXT if self.identify.flush_ext => {
+                Answer { registers: self.identify.cache_memory.map(CacheMemory::bits), ..Answer::default() }
+            }
             command::FLUSH_CACHE if self.identify.flush => Answer::default(),
             _ => refused,
         }
