@@ -107,6 +107,34 @@ fn the_sectors_of_a_resent_write_wait_no_longer_than_a_frame_lives() {
     assert!(world.now < answered + QUARANTINE + ms(10));
 }
 
+/// A second target with the same disk, by the same port.
+fn add_twin(world: &mut World, identify: Identify) -> MacAddr {
+    let twin = MacAddr(2, 0, 0, 0, 9, 9);
+    world.targets.push(Target { ports: vec![(PORT, twin)], ..Target::new(identify) });
+    let advert = world.targets[1].advert(twin, BROADCAST, 1, 0);
+    world.hear(PORT, &advert);
+    world.run(secs(1));
+    assert!(world.device.paths().all(|path| path.state == PathState::Live));
+    twin
+}
+
+#[test]
+fn an_answer_of_a_stranger_ends_no_quarantine() {
+    let mut world = World::up(Target::new(vblade()));
+    let old = resent_write(&mut world);
+    let twin = add_twin(&mut world, vblade());
+    let over = world.submit(write_of(8, 1, 0x22));
+    for stranger in [twin, MacAddr(2, 0, 0, 0, 9, 8)] {
+        world.hear(PORT, &answer_frame(&old, stranger, &Answer::default()));
+        assert!(world.held.is_empty(), "it overheard the tag: the copy still lives");
+    }
+    world.serve(&old);
+    world.unmute();
+    world.serve_held();
+    world.run_until_idle();
+    assert_eq!(world.result(over), Ok(()));
+}
+
 #[test]
 fn the_operator_says_how_long_a_frame_lives() {
     let config = DeviceConfig { frame_life: secs(2), ..config() };
@@ -202,14 +230,9 @@ fn a_target_that_runs_a_request_once_needs_no_quarantine() {
 
 /// Two hosts that replicate a disk and export it as one: neither knows what the other has run.
 #[test]
-fn the_sectors_of_a_write_that_moved_to_another_target_wait_for_its_copy_at_the_first() {
+fn the_sectors_of_a_write_that_moved_to_another_target_wait_as_long_as_a_frame_lives() {
     let mut world = World::up(Target::new(ours()));
-    let twin = MacAddr(2, 0, 0, 0, 9, 9);
-    world.targets.push(Target { ports: vec![(PORT, twin)], ..Target::new(ours()) });
-    let advert = world.targets[1].advert(twin, BROADCAST, 1, 0);
-    world.hear(PORT, &advert);
-    world.run(secs(1));
-    assert!(world.device.paths().all(|path| path.state == PathState::Live));
+    let twin = add_twin(&mut world, ours());
 
     // The first target hears everything and is too slow to answer.
     world.fate =
@@ -217,6 +240,7 @@ fn the_sectors_of_a_write_that_moved_to_another_target_wait_for_its_copy_at_the_
     let writes: Vec<_> = (0..16).map(|lba| world.submit(write_of(lba, 1, 0x11))).collect();
     world.run_until_idle();
     assert!(writes.iter().all(|write| world.result(*write) == Ok(())));
+    let answered = world.now;
     let late: Vec<_> = world.held.drain(..).collect();
     let lba = late[0].lba();
 
@@ -226,9 +250,11 @@ fn the_sectors_of_a_write_that_moved_to_another_target_wait_for_its_copy_at_the_
     for sent in &late {
         world.serve(sent);
     }
+    assert!(!world.is_done(over), "answers of two targets do not tell how many copies are left");
     world.unmute();
-    world.run(secs(1));
-    assert!(world.is_done(over), "all copies are answered");
+    world.run_until_idle();
+    assert_eq!(world.result(over), Ok(()));
+    assert!(world.now >= answered + QUARANTINE && world.now < answered + QUARANTINE + ms(10));
 }
 
 /// A write of sector 8 that was sent once, before its port got another address, as a bond's does.

@@ -325,3 +325,23 @@ fn a_port_too_small_for_a_sector_makes_no_path() {
     world.run(secs(2));
     assert_eq!((world.device.state(), world.device.paths().count()), (DeviceState::Searching, 0));
 }
+
+#[test]
+fn a_target_that_takes_less_than_it_said_is_asked_again_and_sent_less() {
+    // A write that is cut anew waits out its copies; until then the answer is there.
+    for (operation, second) in [(read_of(8, 16), 8), (write_of(8, 16, 0x5a), 2)] {
+        let mut world = World::new(config(), Target { sectors: 16, ..Target::new(ours()) });
+        world.port(PORT, 9000);
+        world.run(secs(1));
+        world.sent.clear();
+        world.targets[0].disk[8 * SECTOR..24 * SECTOR].fill(0x5a);
+        // Its MTU shrinks, and nobody is told.
+        world.targets[0].sectors = 2;
+        let done = world.complete(operation);
+        assert_eq!((done.result, done.buffer), (Ok(()), vec![0x5a; 16 * SECTOR]));
+        assert_eq!([7, 8, 23, 24].map(|lba| world.targets[0].sector(lba)), [0, 0x5a, 0x5a, 0]);
+        assert!(world.sent.iter().any(|sent| sent.ata.is_none()), "it is asked what it takes");
+        let counts: Vec<_> = world.transfers().iter().map(Sent::count).collect();
+        assert_eq!((counts[0], counts[1], counts.last()), (16, second, Some(&2)), "{counts:?}");
+    }
+}
