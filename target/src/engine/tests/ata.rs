@@ -125,9 +125,10 @@ fn a_read_only_export_takes_no_writes() {
 }
 
 #[test]
-fn flush_ext_reaches_the_disk() {
-    let mut bench = Bench::new();
-    vector(&mut bench, "40 00 00 ea 00 00 00 00 00 00 0000", "40 00 00 40 00 00 00 00 00 00 0000");
+fn a_flush_reaches_the_disk_and_flush_ext_says_which_memory_that_was() {
+    let cache_memory = CacheMemory { host: 0xabcdef, life: 0x123456 };
+    let mut bench = Bench::with(SETTINGS, [ExportConfig { cache_memory, ..export(2) }]);
+    vector(&mut bench, "40 00 00 ea 00 00 00 00 00 00 0000", "40 00 00 40 56 34 12 ef cd ab 0000");
     vector(&mut bench, "00 00 00 e7 00 00 00 a0 00 00 0000", "00 00 00 40 00 00 00 a0 00 00 0000");
     assert_eq!(bench.asked, [DiskOperationKind::Flush, DiskOperationKind::Flush]);
 }
@@ -152,6 +153,7 @@ fn identify_tells_size_and_names() {
     let identify = Identify::parse(answer.data()).unwrap();
     assert_eq!((identify.sectors, &*identify.serial, &*identify.model), (SECTORS, "SERIAL", "MODEL"));
     assert!(identify.exactly_once && identify.flush_ext && identify.fua && identify.write_cache);
+    assert_eq!(identify.cache_memory, Some(export(2).cache_memory));
 }
 
 #[test]

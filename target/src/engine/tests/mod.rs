@@ -16,7 +16,7 @@ mod late;
 mod order;
 mod price;
 
-use aoe_common::ata::{CacheMemory, Identify, command, feature};
+use aoe_common::ata::{CacheMemory, Identify, LOG_STATION_IDENTITY, command, feature};
 use aoe_common::frame::{HEADROOM, MIN_FRAME, SECTOR};
 use aoe_common::wire::{
     AtaFlags, BROADCAST, ConfigRepr, DirectiveCommand, DirectiveRepr, EthernetRepr, HeaderRepr, MaskCommand, MaskRepr,

@@ -202,6 +202,31 @@ fn repeated_reads_are_read_again() {
     assert_eq!(bench.answer(&frame).data(), [0x11; SECTOR]);
 }
 
+/// A station writes who it is: 16 bytes of this.
+fn register(station: MacAddr, tag: u32, identity: u8) -> Vec<u8> {
+    write_as(command::WRITE_LOG_EXT, station, tag, u64::from(LOG_STATION_IDENTITY), &[identity; SECTOR])
+}
+
+#[test]
+fn a_copy_is_recognised_whoever_was_at_the_address_since() {
+    let mut bench = Bench::new();
+    let nameless = write(A, 1, 0, 0x11);
+    bench.answer(&nameless);
+    bench.answer(&register(A, 2, 1));
+    let of_first_run = write(A, 3, 0, 0x22);
+    bench.answer(&of_first_run);
+    bench.answer(&register(A, 4, 2));
+    bench.answer(&write(A, 5, 0, 0x33));
+    for copy in [&nameless, &of_first_run] {
+        assert_eq!(bench.answer(copy).outcome(), OK);
+        assert_eq!(bench.sector(0), 0x33);
+    }
+    assert_eq!((bench.asked.len(), bench.export().counters.repeats), (3, 2));
+    bench.wait(repeats::MEMORY.as_secs() + 1);
+    assert_eq!(bench.answer(&of_first_run).outcome(), OK);
+    assert_eq!(bench.sector(0), 0x22, "so long after this is a new one");
+}
+
 #[test]
 fn a_wildcard_write_and_its_repeat_run_once_on_each_export() {
     let mut bench = Bench::with(EngineConfig { wildcard_edits: true, ..SETTINGS }, [export(2), export(3)]);
