@@ -286,8 +286,9 @@ mod tests {
         model.target_died();
         let other = write(&mut model, 30, 2);
         model.write_acknowledged(40, other, 0, false);
-        assert!(model.read(50, 51, 0, 1).is_ok());
-        assert!(model.read(60, 61, 0, 2).is_ok());
+        assert!(model.read(50, 51, 0, 2).is_ok());
+        assert!(model.read(60, 61, 0, 1).is_ok());
+        assert!(model.read(70, 71, 0, 2).is_err(), "that one was acknowledged: it ran once");
     }
 
     #[test]
@@ -306,8 +307,9 @@ mod tests {
         model.write_given_up(lost, 100);
         let other = write(&mut model, 20, 2);
         model.write_acknowledged(30, other, 0, false);
-        assert!(model.read(40, 41, 0, 1).is_ok());
-        assert!(model.read(50, 51, 0, 2).is_ok());
+        assert!(model.read(40, 41, 0, 2).is_ok());
+        assert!(model.read(50, 51, 0, 1).is_ok());
+        assert!(model.read(60, 61, 0, 2).is_err(), "that one was acknowledged: it ran once");
         let last = write(&mut model, 101, 3);
         model.write_acknowledged(102, last, 0, false);
         assert!(model.read(103, 104, 0, 1).is_err());
