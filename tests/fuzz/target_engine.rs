@@ -169,8 +169,18 @@ impl Bench {
             }
             18..24 if !self.held.is_empty() => {
                 let at = bytes.below(self.held.len().min(256));
-                let errors = [DiskError::Short, DiskError::NoSpace, DiskError::ReadOnly, DiskError::Io(5)];
-                let result = if bytes.rarely(6) { Err(bytes.pick(&errors)) } else { Ok(()) };
+                let errors: &[_] = match self.held[at].kind {
+                    DiskOperationKind::Read { .. } => &[DiskError::Short, DiskError::Io(5)],
+                    DiskOperationKind::Flush => &[DiskError::Lost(5)],
+                    DiskOperationKind::Write { .. } | DiskOperationKind::Zero { .. } => &[
+                        DiskError::Short,
+                        DiskError::NoSpace,
+                        DiskError::ReadOnly,
+                        DiskError::Io(5),
+                        DiskError::Lost(5),
+                    ],
+                };
+                let result = if bytes.rarely(6) { Err(bytes.pick(errors)) } else { Ok(()) };
                 self.end(at, result);
             }
             24 | 25 if !self.storing.is_empty() => self.stored(!bytes.rarely(4)),
