@@ -2,9 +2,14 @@
 //!
 //! A target may answer a write from memory that its host loses with the power. When the host is back, flushes succeed
 //! again, and none of them brings the write back. So targets of ours name that memory (`CacheMemory`), and here it is
-//! kept which of them holds writes of ours that no flush has made durable. When such a host turns up with another
-//! memory, they are lost, and from then on every flush has to fail: nobody may be told that they are durable. That
-//! ends with the device: whoever uses it has to look at what is left and attach it anew.
+//! kept which hosts have kept theirs since before the oldest write that no flush has made durable. When a host turns up
+//! with another memory and there is no such host left, writes are lost, and from then on every flush has to fail: nobody
+//! may be told that they are durable. That ends with the device: whoever uses it has to look at what is left and attach
+//! it anew.
+//!
+//! Several hosts of one device share its disk below, so each has what any of them has answered: when one loses power,
+//! nothing is lost as long as another lives. Of the one that is back nobody knows whether it has all of it, or came back
+//! together with the others. So a flush of what is older than its memory is for another host to answer.
 //!
 //! It errs to one side only. A write that the new memory has answered already, before it was heard of, is taken for one
 //! of the old.
@@ -18,8 +23,10 @@ const HOSTS_MAX: usize = 16;
 #[derive(Debug)]
 struct Host {
     memory: CacheMemory,
-    /// The number of the last write that may be in no other place than this memory.
-    last_write: Option<u64>,
+    /// The number of the last write that may be older than this memory, or than our knowledge of it.
+    since: u64,
+    /// It had another memory before.
+    is_reborn: bool,
 }
 
 /// Writes that no flush has covered.
@@ -27,33 +34,32 @@ struct Host {
 pub struct Unflushed {
     hosts: Vec<Host>,
     writes: u64,
+    /// The number of the last write that a flush has covered.
+    flushed: u64,
     lost: bool,
 }
 
 impl Unflushed {
     /// A host says which memory it has. Returns whether that is news of a loss.
     pub fn heard(&mut self, memory: CacheMemory) -> bool {
-        let Some(host) = self.hosts.iter_mut().find(|host| host.memory.host == memory.host) else {
+        let since = self.writes;
+        let Some(at) = self.host(memory) else {
             if self.hosts.len() < HOSTS_MAX {
-                self.hosts.push(Host { memory, last_write: None });
+                self.hosts.push(Host { memory, since, is_reborn: false });
             }
             return false;
         };
-        if host.memory == memory {
+        if self.hosts[at].memory == memory {
             return false;
         }
-        host.memory = memory;
-        let news = host.last_write.take().is_some() && !self.lost;
-        self.lost |= news;
-        news
+        self.hosts[at] = Host { memory, since, is_reborn: true };
+        let survive = self.hosts.iter().any(|host| host.since <= self.flushed);
+        !survive && self.lose()
     }
 
-    /// A write that need not be durable was answered by a host that had this memory when it was last heard.
-    pub fn written(&mut self, memory: CacheMemory) {
+    /// A write that need not be durable was answered by a host whose memory has been heard of.
+    pub fn written(&mut self) {
         self.writes += 1;
-        if let Some(host) = self.hosts.iter_mut().find(|host| host.memory.host == memory.host) {
-            host.last_write = Some(self.writes);
-        }
     }
 
     /// What a flush that is asked for now has to cover: the writes up to this number.
@@ -61,16 +67,35 @@ impl Unflushed {
         self.writes
     }
 
-    /// A flush with this mark succeeded. Several hosts of one device share its disk below, so it is for all of them.
-    pub fn flushed(&mut self, mark: u64) {
-        for host in &mut self.hosts {
-            host.last_write = host.last_write.filter(|last| *last > mark);
+    /// Whether a host has kept its memory since before the oldest write that is not durable. One that says nothing of its
+    /// memory is taken at its word.
+    pub fn is_held_by(&self, memory: Option<CacheMemory>) -> bool {
+        let at = memory.and_then(|memory| self.host(memory));
+        at.is_none_or(|at| self.hosts[at].since <= self.flushed)
+    }
+
+    /// A flush with this mark was answered, and no better host is left to ask. It is for all hosts, as they share the disk
+    /// below. Returns whether it is news of a loss.
+    pub fn flushed(&mut self, memory: Option<CacheMemory>, mark: u64) -> bool {
+        let is_reborn = memory.and_then(|memory| self.host(memory)).is_some_and(|at| self.hosts[at].is_reborn);
+        if is_reborn && !self.is_held_by(memory) {
+            return self.lose();
         }
+        self.flushed = self.flushed.max(mark);
+        false
     }
 
     /// Whether writes were lost that no flush had covered.
     pub fn is_lost(&self) -> bool {
         self.lost && !planted(Fault::LossIgnored)
+    }
+
+    fn lose(&mut self) -> bool {
+        !std::mem::replace(&mut self.lost, true)
+    }
+
+    fn host(&self, memory: CacheMemory) -> Option<usize> {
+        self.hosts.iter().position(|host| host.memory.host == memory.host)
     }
 }
 
@@ -87,9 +112,9 @@ mod tests {
         for flushed in [false, true] {
             let mut unflushed = Unflushed::default();
             assert!(!unflushed.heard(FIRST));
-            unflushed.written(FIRST);
+            unflushed.written();
             if flushed {
-                unflushed.flushed(unflushed.mark());
+                assert!(!unflushed.flushed(Some(FIRST), unflushed.mark()));
             }
             assert!(!unflushed.heard(FIRST));
             assert_eq!(unflushed.heard(SECOND), !flushed);
@@ -102,21 +127,62 @@ mod tests {
     fn a_flush_covers_what_was_answered_before_it_was_asked_for() {
         let mut unflushed = Unflushed::default();
         unflushed.heard(FIRST);
-        unflushed.written(FIRST);
+        unflushed.written();
         let mark = unflushed.mark();
-        unflushed.written(FIRST);
-        unflushed.flushed(mark);
+        unflushed.written();
+        unflushed.flushed(Some(FIRST), mark);
         assert!(unflushed.heard(SECOND));
     }
 
-    #[test]
-    fn hosts_are_told_apart() {
+    /// Two hosts with something that was not flushed; the first has come back with another memory.
+    fn one_of_two_is_back() -> Unflushed {
         let mut unflushed = Unflushed::default();
         unflushed.heard(FIRST);
         unflushed.heard(OTHER);
-        unflushed.written(OTHER);
-        assert!(!unflushed.heard(SECOND), "that one held nothing");
+        unflushed.written();
+        assert!(!unflushed.heard(SECOND), "the other host has it");
+        assert!(!unflushed.is_held_by(Some(SECOND)) && unflushed.is_held_by(Some(OTHER)));
+        unflushed
+    }
+
+    #[test]
+    fn a_host_that_lives_on_has_what_another_answered() {
+        let mut unflushed = one_of_two_is_back();
+        assert!(!unflushed.flushed(Some(OTHER), unflushed.mark()));
+        assert!(unflushed.is_held_by(Some(SECOND)), "nothing is older than its memory");
+        assert!(!unflushed.heard(CacheMemory { life: 8, ..OTHER }));
+        assert!(!unflushed.is_lost());
+    }
+
+    #[test]
+    fn when_all_hosts_were_away_it_is_lost() {
+        let mut unflushed = one_of_two_is_back();
         assert!(unflushed.heard(CacheMemory { life: 8, ..OTHER }));
+        assert!(unflushed.is_lost());
+    }
+
+    #[test]
+    fn a_flush_by_a_host_that_was_away_and_nobody_else_tells_of_the_loss() {
+        let mut unflushed = one_of_two_is_back();
+        assert!(unflushed.flushed(Some(SECOND), unflushed.mark()));
+        assert!(unflushed.is_lost());
+    }
+
+    #[test]
+    fn a_host_that_joins_is_asked_after_those_that_were_there() {
+        let mut unflushed = Unflushed::default();
+        unflushed.heard(FIRST);
+        unflushed.written();
+        unflushed.heard(OTHER);
+        assert!(unflushed.is_held_by(Some(FIRST)) && !unflushed.is_held_by(Some(OTHER)));
+        assert!(unflushed.is_held_by(None), "a host that names no memory");
+        assert!(!unflushed.flushed(Some(OTHER), unflushed.mark()), "nobody else was left");
+        assert!(unflushed.is_held_by(Some(OTHER)));
+    }
+
+    #[test]
+    fn hosts_are_bounded() {
+        let mut unflushed = Unflushed::default();
         for host in 0..100 {
             unflushed.heard(CacheMemory { host, life: 0 });
         }

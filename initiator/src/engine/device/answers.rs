@@ -82,11 +82,18 @@ impl Device {
         }
         let (work, mark, attempts, first_sent) = (active.work, active.mark, flight.attempts, flight.first_sent);
         let result = match result {
-            Ok(()) if work == Work::Flush => self.flush_answered(index, &ata, mark),
+            Ok(()) if work == Work::Flush => {
+                self.hear_memory_of_flush(index, &ata);
+                if !self.may_flush(index) {
+                    self.lose_flight(flight_id);
+                    return;
+                }
+                self.flush_answered(index, mark)
+            }
             Ok(()) if work.is_volatile() => {
                 let is_cached = self.disk.as_ref().is_some_and(|disk| disk.write_cache);
-                if let Some(memory) = self.paths[index].memory.filter(|_| is_cached) {
-                    self.unflushed.written(memory);
+                if is_cached && self.paths[index].memory.is_some() {
+                    self.unflushed.written();
                 }
                 Ok(())
             }
@@ -102,16 +109,25 @@ impl Device {
         self.end_flight(now, flight_id, result);
     }
 
-    /// A target has flushed: was everything still there?
-    fn flush_answered(&mut self, index: usize, ata: &AtaRepr, mark: u64) -> Result<(), IoError> {
+    /// Whether a flush by a path says that everything is durable, as far as any other live one could.
+    pub(super) fn may_flush(&self, index: usize) -> bool {
+        let is_held = |index: usize| self.unflushed.is_held_by(self.paths[index].memory);
+        is_held(index) || !(0..self.paths.len()).any(|other| self.paths[other].is_live() && is_held(other))
+    }
+
+    /// A target that has flushed says in which memory it kept what was to be flushed.
+    fn hear_memory_of_flush(&mut self, index: usize, ata: &AtaRepr) {
         if self.disk.as_ref().is_some_and(|disk| disk.cache_memory.is_some() && disk.flush_ext) {
             self.hear_memory(index, CacheMemory::from_bits(ata.registers));
         }
-        if self.unflushed.is_lost() {
-            return Err(IoError::CacheLost);
+    }
+
+    /// A target has flushed: was everything still there?
+    fn flush_answered(&mut self, index: usize, mark: u64) -> Result<(), IoError> {
+        if self.unflushed.flushed(self.paths[index].memory, mark) {
+            self.report(Event::CacheLost);
         }
-        self.unflushed.flushed(mark);
-        Ok(())
+        if self.unflushed.is_lost() { Err(IoError::CacheLost) } else { Ok(()) }
     }
 
     /// A path's target says where it keeps writes that are not durable.

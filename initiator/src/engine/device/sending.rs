@@ -11,19 +11,26 @@ use super::super::frames::{self, Envelope};
 use super::{Active, Device, Flight, SLOW_TIMEOUT, TRIM_RANGE_SECTORS_MAX, Work, ZERO_SECTORS_MAX};
 
 impl Device {
-    /// A path with room for one more frame, in turn.
-    fn choose_path(&mut self) -> Option<usize> {
+    /// A path for this work with room for one more frame, in turn.
+    fn choose_path(&mut self, work: Work) -> Option<usize> {
         let count = self.paths.len();
-        let index =
-            (0..count).map(|step| (self.next_path + step) % count).find(|index| self.paths[*index].has_room())?;
+        let mut in_turn = (0..count).map(|step| (self.next_path + step) % count);
+        let index = in_turn.find(|index| self.paths[*index].has_room() && self.serves(*index, work))?;
         self.next_path = index + 1;
         Some(index)
     }
 
     /// The same, on the given port if that has one.
-    fn choose_path_like(&mut self, port: PortId) -> Option<usize> {
-        let same_port = self.paths.iter().position(|path| path.port == port && path.has_room());
-        same_port.or_else(|| self.choose_path())
+    fn choose_path_like(&mut self, port: PortId, work: Work) -> Option<usize> {
+        let mut paths = self.paths.iter().enumerate();
+        let same_port =
+            paths.position(|(index, path)| path.port == port && path.has_room() && self.serves(index, work));
+        same_port.or_else(|| self.choose_path(work))
+    }
+
+    /// Not everybody's flush is worth something.
+    fn serves(&self, index: usize, work: Work) -> bool {
+        work != Work::Flush || self.may_flush(index)
     }
 
     /// A lost flight that can be sent again now: on its own path while that lives, otherwise on another.
@@ -45,10 +52,10 @@ impl Device {
             let registered = flight.registered;
             let work = self.requests[flight.request as usize].as_ref().expect("flights belong to requests").work;
             let old = flight.path;
-            let path = if self.paths[old].is_live() {
+            let path = if self.paths[old].is_live() && self.serves(old, work) {
                 self.paths[old].has_room().then_some(old)
             } else {
-                self.choose_path_like(self.paths[old].port)
+                self.choose_path_like(self.paths[old].port, work)
             };
             let Some(path) = path else {
                 at += 1;
@@ -92,12 +99,12 @@ impl Device {
     pub(super) fn next_part(&mut self, now: Instant) -> Option<u32> {
         loop {
             let slot = *self.unsent.front()?;
-            let active = self.requests[slot as usize].as_ref();
-            if !active.is_some_and(Active::has_unsent) {
+            let Some(active) = self.requests[slot as usize].as_ref().filter(|active| active.has_unsent()) else {
                 self.unsent.pop_front();
                 continue;
-            }
-            let path = self.choose_path()?;
+            };
+            let work = active.work;
+            let path = self.choose_path(work)?;
             let active = self.requests[slot as usize].as_mut().expect("just seen");
             // A target that does not trim (any more) refuses the command.
             let trim_sectors = self.disk.as_ref().map_or(1, |disk| disk.trim_sectors_max.max(1));
