@@ -95,6 +95,14 @@ fn vm_disk_errors_are_remembered_until_they_are_cleared() {
     stop(&server);
     serve(&server, "--clear-error");
     server.run("[ $(grep -c 'cleared: acknowledged data may have been lost' /tmp/log) = 2 ]");
+    // What was written and could not be flushed is gone all the same, and that stays told until the disk is attached anew.
+    for number in [1, 3] {
+        let complaint = client.fails(&format!("dd if=/tmp/data of=/dev/nbd{number} bs=64k count=4 seek=48M {HOW}"));
+        assert!(complaint.contains("fsync failed") && complaint.contains("Input/output error"), "{complaint}");
+        let told = client.fails(&format!("aoe-detach e0.{number}"));
+        assert!(told.contains("did not confirm that all is durable"), "{told}");
+        client.run(&format!("aoe-attach e0.{number} /dev/nbd{number}"));
+    }
     let after = CLIENTS.map(|disk| write(&client, disk, 48, HOW));
     assert_eq!(CLIENTS.map(|disk| read(&client, disk, 48)), after, "after it was cleared");
     assert_eq!(CLIENTS.map(|disk| read(&client, disk, 1)), sums, "still");
