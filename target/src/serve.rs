@@ -90,18 +90,19 @@ fn hold_writes(args: &ExportArgs, directory: &StateDirectory, exports: &mut [Ser
     keep_fresh(markers).context("cannot start a thread")
 }
 
-/// Forgets that data was lost, for good.
+/// Forgets that data was lost, for good. Clients with unflushed writes learn that these may be gone, also when the loss could
+/// not be stored.
 fn clear_error(directory: &StateDirectory, address: Address, image: &Path, stored: &mut StoredState) -> Result<()> {
-    let Some(errno) = stored.lost.take() else {
-        tracing::info!("{address}: there is no error to clear");
-        return Ok(());
-    };
+    let lost = stored.lost.take();
     stored.cleared = stored.cleared.saturating_add(1);
     directory.save(address, image, stored).with_context(|| format!("{address}: the error cannot be cleared"))?;
-    tracing::warn!(
-        "{address}: cleared: acknowledged data may have been lost: {}; writes are taken again",
-        reason(errno)
-    );
+    match lost {
+        Some(errno) => tracing::warn!(
+            "{address}: cleared: acknowledged data may have been lost: {}; writes are taken again",
+            reason(errno)
+        ),
+        None => tracing::info!("{address}: there is no error to clear"),
+    }
     Ok(())
 }
 

@@ -231,8 +231,13 @@ impl World {
 
     /// A target dies. What it had the disk do is done in part.
     fn kill(&mut self, target: usize, how: &str) {
-        if self.targets[target].server.take().is_none() {
-            return;
+        let host = &mut self.targets[target];
+        let Some(server) = host.server.take() else { return };
+        if let Server::Ours(engine) = server {
+            // A target that dies before it has stored that data was lost: nobody could know.
+            for (export, (_, _, stored)) in engine.exports().zip(&mut host.exports) {
+                stored.lost = stored.lost.or(export.durability.poisoned());
+            }
         }
         self.tell(format!("target {target} {how}"));
         let host = &mut self.targets[target];
@@ -261,7 +266,8 @@ impl World {
     pub fn operator_steps_in(&mut self, target: usize) {
         self.kill(target, "stopped by the operator");
         for (_, _, stored) in &mut self.targets[target].exports {
-            stored.cleared += u32::from(stored.lost.take().is_some());
+            stored.lost = None;
+            stored.cleared += 1;
         }
         self.come_back(target, 0);
     }

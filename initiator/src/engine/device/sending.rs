@@ -8,7 +8,7 @@ use aoe_common::wire::{AtaFlags, AtaRepr, LBA28_MAX};
 
 use super::super::PortId;
 use super::super::frames::{self, Envelope};
-use super::{Active, Device, Flight, SLOW_TIMEOUT, TRIM_RANGE_SECTORS_MAX, Work, ZERO_SECTORS_MAX};
+use super::{Device, Flight, SLOW_TIMEOUT, TRIM_RANGE_SECTORS_MAX, Work, ZERO_SECTORS_MAX};
 
 impl Device {
     /// A path for this work with room for one more frame, in turn.
