@@ -77,10 +77,25 @@ fn vm_power_cut_keeps_what_an_fsync_promised() {
     let after = ["vdb", "vdc", "vdd"].map(|disk| flushes(&server, disk));
     println!("flushes of the server's disks before and after 64 durable writes: {before:?}, {after:?}");
     assert!(before.iter().zip(after).all(|(before, after)| after >= before + 64), "a durable write reaches the medium");
+    let server = cut_power(&lab, server);
+    let assert_kept = || {
+        assert_eq!(disks.map(|disk| read(&client, disk, 64)), third, "after durable writes");
+        assert_eq!(disks.map(|disk| read(&client, disk, 32)), second, "after direct writes and fsync");
+        assert_eq!(disks.map(|disk| read(&client, disk, 1)), first, "still");
+    };
+    assert_kept();
+
+    // What nobody made durable may be gone, and then no fsync says otherwise until the disk is attached anew.
+    client.run("dd if=/tmp/data of=/dev/nbd1 bs=64k seek=80M oflag=seek_bytes,direct");
     let _server = cut_power(&lab, server);
-    assert_eq!(disks.map(|disk| read(&client, disk, 64)), third, "after durable writes");
-    assert_eq!(disks.map(|disk| read(&client, disk, 32)), second, "after direct writes and fsync");
-    assert_eq!(disks.map(|disk| read(&client, disk, 1)), first, "still");
+    let complaint = client.fails("dd if=/tmp/data of=/dev/nbd1 bs=64k count=1 seek=88M oflag=seek_bytes conv=fsync");
+    assert!(complaint.contains("fsync failed") && complaint.contains("Input/output error"), "{complaint}");
+    let told = client.fails("aoe-detach e0.1");
+    assert!(told.contains("did not confirm that all is durable"), "{told}");
+    client.run("aoe-attach e0.1 /dev/nbd1");
+    let fourth = write(&client, "/dev/nbd1", 80, "conv=fsync oflag=seek_bytes,direct");
+    assert_eq!(read(&client, "/dev/nbd1", 80), fourth, "attached anew");
+    assert_kept();
     client.run("for n in 1 2 3; do aoe-detach e0.$n; done");
 }
 
