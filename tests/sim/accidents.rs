@@ -17,7 +17,7 @@ use super::knobs::Arrangement;
 use super::network::{Direction, Place};
 use super::server::{Forgetful, Server};
 use super::workload::Pending;
-use super::world::{ADMIN, Event, World};
+use super::world::{ADMIN, Event, TargetHost, World};
 
 /// A kind of accident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,13 +152,7 @@ impl World {
             }
             Accident::Power => {
                 let target = self.rng.usize(..self.targets.len());
-                self.kill(target, "lost its power");
-                self.targets[target].boots += 1;
-                for at in 0..self.targets[target].exports.len() {
-                    let disk = self.targets[target].exports[at].1;
-                    self.lose(disk)?;
-                }
-                self.come_back(target, BOOT_MIN);
+                self.cut_power(target)?;
             }
             Accident::Takeover => {
                 let client = self.rng.usize(..self.clients.len());
@@ -168,6 +162,27 @@ impl World {
             Accident::Hostile => self.send_hostile(),
         }
         Ok(())
+    }
+
+    /// A target's host loses its power.
+    pub fn cut_power(&mut self, target: usize) -> Result<(), String> {
+        self.kill(target, "lost its power");
+        self.targets[target].boots += 1;
+        for at in 0..self.targets[target].exports.len() {
+            let disk = self.targets[target].exports[at].1;
+            self.lose(disk)?;
+        }
+        self.come_back(target, BOOT_MIN);
+        Ok(())
+    }
+
+    /// The worst moment to lose power is just after a flush was believed.
+    pub fn tempt_fate(&mut self, disk: usize) {
+        if self.knobs.accidents.power > 0 && self.rng.u32(..8) == 0 {
+            let exports = |host: &TargetHost| host.exports.iter().any(|(_, of, _)| *of == disk);
+            let target = self.targets.iter().position(exports).expect("each disk is exported");
+            self.schedule(1, Event::PowerCut { target });
+        }
     }
 
     fn draw_place_of_anybody(&mut self) -> Place {

@@ -194,7 +194,10 @@ impl World {
     fn believe(&mut self, client: usize, pending: &Pending, buffer: &[u8]) -> Result<(), String> {
         let writer = self.clients[client].incarnation;
         match *pending {
-            Pending::Flush { disk, began } => self.models[disk].flush_acknowledged(self.now, began, writer),
+            Pending::Flush { disk, began } => {
+                self.models[disk].flush_acknowledged(self.now, began, writer);
+                self.tempt_fate(disk);
+            }
             Pending::Write { disk, serial, fua, .. } => {
                 let durable = self.promises_durability(client, fua);
                 self.models[disk].write_acknowledged(self.now, serial, writer, durable);

@@ -134,6 +134,7 @@ pub(super) enum Event {
     Restart { target: usize },
     Return { client: usize },
     Operator { target: usize },
+    PowerCut { target: usize },
     AdminResends { tag: u32 },
     LetIn,
 }
@@ -482,6 +483,7 @@ impl World {
                     self.start_client(client)?;
                 }
             }
+            Event::PowerCut { target } => self.cut_power(target)?,
             Event::Operator { target } => self.operator_steps_in(target),
             Event::AdminResends { tag } => {
                 let edit = self.admin.as_ref().and_then(|admin| admin.edit.as_ref());
