@@ -1,7 +1,7 @@
 //! What AoE targets and initiators share.
 //!
-//! `wire`, `ata`, `addr`, `frame`, `ordering`, `planted`, `port` and `time` are values without sockets, files, threads or clocks; the
-//! engines on both sides are built from them. `link`, `netlink` and `mailbox` are the only modules here that
+//! `wire`, `ata`, `addr`, `frame`, `ordering`, `planted`, `port` and `time` are values without sockets, files, threads or
+//! clocks; the engines on both sides are built from them. `link`, `netlink` and `mailbox` are the only modules here that
 //! talk to the kernel.
 
 pub mod addr;
