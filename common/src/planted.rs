@@ -47,8 +47,6 @@ faults! {
     AutoTrusts,
     /// Target: a failed sync is forgotten.
     PoisonForgotten,
-    /// Target: of a TRIM only the first range is run.
-    TrimCutShort,
     /// Target: an edit is answered while writes of whom it shut out still run.
     EditNotDrained,
     /// Target: requests that wait are run though their station was shut out.
@@ -83,8 +81,6 @@ faults! {
     ForeignUsed,
     /// Initiator: a write that became too long is cut anew at once.
     CutAtOnce,
-    /// Initiator: a write may move to a port by which the target does not know it.
-    MovesUnknown,
     /// Initiator: a part that failed counts as done.
     ErrorSwallowed,
     /// Initiator: a lost cache is not noticed.

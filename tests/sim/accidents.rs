@@ -337,7 +337,7 @@ impl World {
         let host = &mut self.clients[client];
         for pending in std::mem::take(&mut host.pending).into_values() {
             if let Pending::Write { disk, serial, .. } = pending {
-                self.models[disk].write_given_up(serial, settled);
+                self.models[disk].write_given_up(serial, settled, None);
             }
         }
         self.models.iter_mut().for_each(|model| model.writer_told(host.incarnation));

@@ -26,6 +26,8 @@ struct Write {
     /// It has taken effect by then, or never will.
     effective: Option<u64>,
     superseded: Option<u64>,
+    /// Who was told that it failed, and when: a write of theirs that is submitted later is never undone by it.
+    holder: Option<(usize, u64)>,
     /// A read that shows it proves that it will not take effect again.
     runs_once: bool,
 }
@@ -91,6 +93,7 @@ impl Model {
             acknowledged: Some(0),
             effective: Some(0),
             superseded: None,
+            holder: None,
             runs_once: true,
         };
         let sectors = (0..sectors).map(|_| Sector { writes: vec![zeros()], durable: 0 }).collect();
@@ -111,6 +114,7 @@ impl Model {
                 acknowledged: None,
                 effective: None,
                 superseded: None,
+                holder: None,
                 runs_once,
             });
         }
@@ -127,7 +131,10 @@ impl Model {
                 if write.serial == serial {
                     write.acknowledged = Some(now);
                     earlier(&mut write.effective, now);
-                } else if !in_doubt && write.effective.is_some_and(|at| at < submitted) {
+                    continue;
+                }
+                let is_held = write.holder.is_some_and(|(holder, since)| holder == writer && since < submitted);
+                if !in_doubt && (is_held || write.effective.is_some_and(|at| at < submitted)) {
                     earlier(&mut write.superseded, now);
                 }
             }
@@ -140,12 +147,14 @@ impl Model {
         }
     }
 
-    /// A write failed, or its writer died: until `settled` it may yet take effect, whole or in part.
-    pub fn write_given_up(&mut self, serial: u64, settled: u64) {
+    /// A write failed, or its writer died: until `settled` it may yet take effect, whole or in part, but not over what
+    /// `holder` writes after it was told.
+    pub fn write_given_up(&mut self, serial: u64, settled: u64, holder: Option<(usize, u64)>) {
         let (_, start, end) = self.pending.remove(&serial).expect("a write ends once");
         for sector in &mut self.sectors[start as usize..end as usize] {
             let write = sector.writes.iter_mut().find(|write| write.serial == serial).expect("pending writes are kept");
             write.effective = Some(settled);
+            write.holder = holder;
             write.runs_once = false;
         }
     }
@@ -304,7 +313,7 @@ mod tests {
     fn a_write_given_up_may_come_until_it_is_settled() {
         let mut model = Model::new(1);
         let lost = write(&mut model, 10, 1);
-        model.write_given_up(lost, 100);
+        model.write_given_up(lost, 100, None);
         let other = write(&mut model, 20, 2);
         model.write_acknowledged(30, other, 0, false);
         assert!(model.read(40, 41, 0, 2).is_ok());
@@ -313,6 +322,17 @@ mod tests {
         let last = write(&mut model, 101, 3);
         model.write_acknowledged(102, last, 0, false);
         assert!(model.read(103, 104, 0, 1).is_err());
+    }
+
+    #[test]
+    fn who_was_told_of_a_failure_is_safe_from_it() {
+        let mut model = Model::new(1);
+        let lost = write(&mut model, 10, 1);
+        model.write_given_up(lost, 100, Some((0, 15)));
+        let other = write(&mut model, 20, 2);
+        model.write_acknowledged(30, other, 0, false);
+        assert!(model.read(40, 41, 0, 1).is_err());
+        assert!(model.read(40, 41, 0, 2).is_ok());
     }
 
     #[test]

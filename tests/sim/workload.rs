@@ -155,6 +155,8 @@ impl World {
         if self.options.trace {
             println!("{:>14} host {client} done {pending:?} {result:?}", self.now);
         }
+        // What is asked for next comes after this, and is to be told from what came before.
+        self.now += 1;
         self.completed_at = self.now;
         match result {
             Ok(()) => {
@@ -169,7 +171,10 @@ impl World {
                 match pending {
                     Pending::Write { disk, serial, .. } => {
                         let settled = self.now + QUARANTINE.as_nanos() as u64;
-                        self.models[disk].write_given_up(serial, settled);
+                        // An initiator of ours, told of a failure, lets no copy of it hit what it writes next.
+                        let writer = self.clients[client].incarnation;
+                        let holder = (!self.clients[client].is_kernel).then_some((writer, self.now));
+                        self.models[disk].write_given_up(serial, settled, holder);
                     }
                     // It has been told.
                     Pending::Flush { disk, .. } => self.models[disk].writer_told(self.clients[client].incarnation),

@@ -412,7 +412,7 @@ impl World {
         let Some(((at, _), event)) = self.queue.pop_first() else {
             return Err("nothing is left to happen".to_owned());
         };
-        self.now = at;
+        self.now = self.now.max(at);
         self.happen(event)
     }
 

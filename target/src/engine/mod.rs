@@ -42,7 +42,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use aoe_common::addr::Address;
 use aoe_common::ata::TrimRange;
 use aoe_common::frame::FrameBuffer;
-use aoe_common::planted::{Fault, planted};
 pub use aoe_common::port::{PortId, PortInfo};
 use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::{
@@ -429,8 +428,7 @@ impl Target {
         let mut cut_off = None;
         if let (Work::Trim { range_sectors, next, .. }, Ok(())) = (&mut request.work, result) {
             *next += 1;
-            let range = trim_range(&buffer, *range_sectors, *next);
-            if let Some(TrimRange { lba, sectors }) = range.filter(|_| !planted(Fault::TrimCutShort)) {
+            if let Some(TrimRange { lba, sectors }) = trim_range(&buffer, *range_sectors, *next) {
                 let end = self.exports[request.export as usize].config.sectors;
                 cut_off = match (request.draining, lba + u64::from(sectors) <= end) {
                     (true, _) => Some(Failure::ABORTED),

@@ -143,17 +143,19 @@ impl Device {
         let flight = self.drop_flight(flight_id);
         let active = self.requests[flight.request as usize].as_mut().expect("flights belong to requests");
         let network_repeats = self.config.network_repeats;
-        if active.work.writes() && (flight.attempts > 1 || network_repeats) {
+        let refused = result.is_err_and(IoError::is_refusal);
+        if active.work.writes() && (flight.attempts > 1 || network_repeats || refused) {
             let mut used = self.paths.iter().enumerate().filter(|(index, _)| flight.paths_used & 1 << index != 0);
             let first = used.next().expect("an answered flight was sent").1.mac;
             // Of two targets that share a disk, neither knows what the other has run.
             let target = used.all(|(_, path)| path.mac == first).then_some(first);
-            let recognises = self.disk.as_ref().is_some_and(|disk| disk.exactly_once);
+            // A target remembers what it ran, not what it refused: a copy of that it may run once it refuses no more.
+            let recognises = !refused && self.disk.as_ref().is_some_and(|disk| disk.exactly_once);
             if target.is_none() && !planted(Fault::TwinsTrusted) || !recognises {
                 let start = active.lba + flight.offset;
                 // Where answers are repeated, too, their number does not tell which copies have arrived. Nor does it
                 // when a copy may be at either of two targets.
-                let target = target.filter(|_| !network_repeats);
+                let target = target.filter(|_| !network_repeats && !refused);
                 let left = flight.attempts - 1;
                 let strays = target.map(|target| Strays { tag: flight.tag, target, left });
                 let until = flight.last_sent.max(now) + self.config.frame_life;

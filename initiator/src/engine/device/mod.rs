@@ -164,6 +164,13 @@ pub enum IoError {
     CacheLost,
 }
 
+impl IoError {
+    /// The target did not even try, and keeps no memory of that.
+    fn is_refusal(self) -> bool {
+        matches!(self, Self::Reserved | Self::Protocol(_) | Self::Refused | Self::OutOfRange)
+    }
+}
+
 /// Whether a device can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceState {

@@ -59,15 +59,23 @@ fn reads_and_flushes_do_not_wait_for_writes() {
     world.serve_held();
 }
 
+/// A target remembers what it ran, not what it refused. So a copy of a refused write would be run once it takes writes
+/// again.
 #[test]
-fn a_failed_write_lets_the_next_one_go() {
+fn the_sectors_of_a_refused_write_wait_as_long_as_a_frame_lives() {
     let mut world = World::up(Target::new(ours()));
     world.hold_transfers();
     world.submit(write_of(0, 1, 1));
     let next = world.submit(write_of(0, 1, 2));
+    let apart = world.submit(write_of(1, 1, 2));
     let sent = world.held.remove(0);
     let failure = Answer { error: Some(ErrorCode::Reserved), ..Answer::default() };
     world.hear(PORT, &answer_frame(&sent, target_mac(PORT), &failure));
+    world.serve_held();
+    assert_eq!(world.result(apart), Ok(()));
+    world.run(QUARANTINE - ms(1));
+    assert!(!world.is_done(next) && world.held.is_empty());
+    world.run(ms(2));
     world.serve_held();
     assert_eq!(world.result(next), Ok(()));
 }
