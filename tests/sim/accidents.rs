@@ -178,7 +178,7 @@ impl World {
 
     /// The worst moment to lose power is just after a flush was believed.
     pub fn tempt_fate(&mut self, disk: usize) {
-        if self.knobs.accidents.power > 0 && self.rng.u32(..8) == 0 {
+        if self.knobs.accidents.power > 0 && self.rng.u32(..4) == 0 {
             let exports = |host: &TargetHost| host.exports.iter().any(|(_, of, _)| *of == disk);
             let target = self.targets.iter().position(exports).expect("each disk is exported");
             self.schedule(1, Event::PowerCut { target });

@@ -154,7 +154,7 @@ impl Knobs {
             depth: pick(&[1, 4, 16, 64]) as usize,
             pause: pick(&[0, 0, MILLIS, 500 * MILLIS]),
             request_sectors_max: pick(&[1, 8, 64]),
-            dead_after: pick(&[0, 0, 5 * SECONDS]),
+            dead_after: pick(&[0, 0, SECONDS, 5 * SECONDS]),
             loss: pick(&[0, 0, 10, 50, 200]) as u32,
             repeat: if forgetful { 0 } else { pick(&[0, 0, 20, 200]) as u32 },
             delay_min,
@@ -168,7 +168,7 @@ impl Knobs {
             accidents,
             writes: pick(&[20, 50, 80]) as u32,
             zeroes: pick(&[0, 0, 10]) as u32,
-            flushes: pick(&[0, 2, 10]) as u32,
+            flushes: pick(&[0, 2, 10, 40]) as u32,
         }
     }
 
