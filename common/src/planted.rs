@@ -79,8 +79,6 @@ faults! {
     AnyPathAnswers,
     /// Initiator: another disk under the same address is used.
     ForeignUsed,
-    /// Initiator: a write that became too long is cut anew at once.
-    CutAtOnce,
     /// Initiator: a part that failed counts as done.
     ErrorSwallowed,
     /// Initiator: a lost cache is not noticed.

@@ -188,7 +188,7 @@ impl Identify {
         }
         let trim = w[169] & 1 != 0;
         let ours = w[VENDOR_SIGNATURE_WORD..VENDOR_SIGNATURE_WORD + 2] == VENDOR_SIGNATURE;
-        let promises = |promise| ours && w[VENDOR_PROMISES_WORD] & promise != 0;
+        let promises = |promises| ours && w[VENDOR_PROMISES_WORD] & promises == promises;
         let memory = VENDOR_CACHE_WORDS.rev().fold(0, |bits, word| bits << 16 | u64::from(w[word]));
         Ok(Self {
             sectors,
@@ -213,7 +213,7 @@ impl Identify {
             logs: has(84, 5),
             read_only: w[82] & 1 << 5 == 0 && ours,
             exactly_once: promises(PROMISE_EXACTLY_ONCE),
-            cache_memory: promises(PROMISE_CACHE_MEMORY).then(|| CacheMemory::from_bits(memory)),
+            cache_memory: promises(PROMISE_EXACTLY_ONCE | PROMISE_CACHE_MEMORY).then(|| CacheMemory::from_bits(memory)),
         })
     }
 }
@@ -295,6 +295,15 @@ mod tests {
     #[test]
     fn round_trip() {
         assert_eq!(Identify::parse(&full().emit()), Ok(full()));
+    }
+
+    #[test]
+    fn a_cache_is_named_only_by_who_promises_the_rest() {
+        let mut data = full().emit();
+        data[2 * VENDOR_PROMISES_WORD] = PROMISE_CACHE_MEMORY as u8;
+        data[511] = data[511].wrapping_add(PROMISE_EXACTLY_ONCE as u8);
+        let identify = Identify::parse(&data).unwrap();
+        assert_eq!((identify.exactly_once, identify.cache_memory), (false, None));
     }
 
     #[test]
