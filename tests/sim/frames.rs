@@ -19,13 +19,6 @@ pub struct Envelope {
     pub response: bool,
 }
 
-impl Envelope {
-    /// The way back.
-    pub fn answered(&self, source: MacAddr) -> Self {
-        Self { source, destination: self.source, response: true, ..*self }
-    }
-}
-
 /// A frame whose body of `body_len` bytes is written by `fill`.
 pub fn frame(
     envelope: &Envelope,

@@ -135,14 +135,7 @@ impl Forgetful {
         {
             let Some((_, info)) = self.ports.iter().find(|(known, _)| *known == port).copied() else { continue };
             let frame = Frame::parse(&bytes).expect("checked when it came");
-            let asked = Envelope {
-                source: frame.ethernet.source,
-                destination: info.mac,
-                address: self.address,
-                tag: frame.header.tag,
-                response: false,
-            };
-            let to = asked.answered(info.mac);
+            let to = self.envelope(info, &frame);
             match frame.header.command {
                 Command::Config => {
                     let sectors = info.frame_sectors();
@@ -162,6 +155,17 @@ impl Forgetful {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Of the answer to a request that came in by a port.
+    fn envelope(&self, info: PortInfo, asked: &Frame<'_>) -> Envelope {
+        Envelope {
+            source: info.mac,
+            destination: asked.ethernet.source,
+            address: self.address,
+            tag: asked.header.tag,
+            response: true,
         }
     }
 
@@ -205,15 +209,9 @@ impl Forgetful {
         let (ata, _) = AtaRepr::parse(frame.body).expect("checked before it ran");
         let bytes = if ata.command == command::READ_SECTORS_EXT { usize::from(ata.count) * SECTOR } else { 0 };
         let data = completion.buffer.payload(bytes).to_vec();
-        if let Some((_, info)) = self.ports.iter().find(|(known, _)| *known == port) {
-            let asked = Envelope {
-                source: frame.ethernet.source,
-                destination: info.mac,
-                address: self.address,
-                tag: frame.header.tag,
-                response: false,
-            };
-            self.answer(port, &asked.answered(info.mac), &ata, completion.result.is_ok(), &data);
+        if let Some((_, info)) = self.ports.iter().find(|(known, _)| *known == port).copied() {
+            let to = self.envelope(info, &frame);
+            self.answer(port, &to, &ata, completion.result.is_ok(), &data);
         }
         self.next();
     }
