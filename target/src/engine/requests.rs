@@ -147,8 +147,9 @@ impl Target {
         };
         // What it sent before it said who it is, or who was there before it, may come again afterwards.
         let of = |number| RequestKey { station: Station::Identity(number), ..by_mac };
-        let current = self.stations.number(to.station).filter(|_| !planted(Fault::IdentityIgnored));
-        let former = self.stations.former_numbers(now, to.station).filter(|_| !planted(Fault::FormerForgotten));
+        let (current, former) = self.stations.numbers(now, to.station);
+        let current = current.filter(|_| !planted(Fault::IdentityIgnored));
+        let former = former.filter(|_| !planted(Fault::FormerForgotten));
         let numbers = current.into_iter().chain(former);
         let mut seen = self.repeats.seen(now, &by_mac);
         for number in numbers {

@@ -82,15 +82,12 @@ impl Stations {
         self.identities.get(&mac).map(|known| known.identity)
     }
 
-    /// The number of that. No other identity ever has it.
-    pub fn number(&self, mac: MacAddr) -> Option<u64> {
-        self.identities.get(&mac).map(|known| known.number)
-    }
-
-    /// The numbers of what it said before, the latest first.
-    pub fn former_numbers(&self, now: Instant, mac: MacAddr) -> impl Iterator<Item = u64> + '_ {
-        let former = self.identities.get(&mac).into_iter().flat_map(|known| known.former.iter().rev());
-        former.filter(move |(_, until)| *until > now).map(|(number, _)| *number)
+    /// The number of that, which no other identity ever has, and the numbers of what it said before, the latest first.
+    pub fn numbers(&self, now: Instant, mac: MacAddr) -> (Option<u64>, impl Iterator<Item = u64> + '_) {
+        let known = self.identities.get(&mac);
+        let former = known.into_iter().flat_map(|known| known.former.iter().rev());
+        let former = former.filter(move |(_, until)| *until > now).map(|(number, _)| *number);
+        (known.map(|known| known.number), former)
     }
 }
 
@@ -109,11 +106,15 @@ mod tests {
         stations.register(Instant::ZERO, mac(2), [2; 16]);
         stations.register(Instant::ZERO, mac(3), [1; 16]);
         stations.register(Instant::ZERO, mac(1), [1; 16]);
-        let numbers = [1, 2, 3, 4].map(|n| stations.number(mac(n)));
+        let numbers = [1, 2, 3, 4].map(|n| stations.numbers(Instant::ZERO, mac(n)).0);
         assert_eq!(numbers, [Some(1), Some(2), Some(1), None]);
         stations.register(Instant::ZERO, mac(2), [3; 16]);
         stations.register(Instant::ZERO, mac(4), [2; 16]);
-        assert_eq!([2, 4].map(|n| stations.number(mac(n))), [Some(3), Some(4)], "a forgotten number is not used again");
+        assert_eq!(
+            [2, 4].map(|n| stations.numbers(Instant::ZERO, mac(n)).0),
+            [Some(3), Some(4)],
+            "a forgotten number is not used again"
+        );
     }
 
     #[test]
@@ -137,13 +138,17 @@ mod tests {
             stations.register(Instant::ZERO, mac(1), [run; 16]);
         }
         stations.register(Instant::ZERO, mac(1), [2; 16]);
-        let former = |at| stations.former_numbers(at, mac(1)).collect::<Vec<_>>();
-        assert_eq!(stations.number(mac(1)), Some(4), "a number is not found again once no address has it");
+        let former = |at| stations.numbers(at, mac(1)).1.collect::<Vec<_>>();
+        assert_eq!(
+            stations.numbers(Instant::ZERO, mac(1)).0,
+            Some(4),
+            "a number is not found again once no address has it"
+        );
         assert_eq!(former(Instant::ZERO), [3, 2, 1]);
         assert_eq!(former(later), []);
         for run in 10..30 {
             stations.register(Instant::ZERO, mac(1), [run; 16]);
         }
-        assert_eq!(stations.former_numbers(Instant::ZERO, mac(1)).count(), FORMER_MAX);
+        assert_eq!(stations.numbers(Instant::ZERO, mac(1)).1.count(), FORMER_MAX);
     }
 }

@@ -14,7 +14,6 @@ mod durability;
 mod frames;
 mod late;
 mod order;
-mod price;
 
 use aoe_common::ata::{CacheMemory, Identify, LOG_STATION_IDENTITY, command, feature};
 use aoe_common::frame::{HEADROOM, MIN_FRAME, SECTOR};
