@@ -80,6 +80,7 @@ pub struct Port {
     socket: PacketSocket,
     batch: Batch<SEND_BATCH>,
     mac: MacAddr,
+    stands_for_others: bool,
     stats: PortStats,
 }
 
@@ -102,7 +103,20 @@ impl Port {
         let ring = Ring::map(&socket, geometry).map_err(no_memory)?;
         // Last, so that no frame comes in that the filter or the ring has not seen.
         socket.bind(interface.index)?;
-        Ok(Self { ring, socket, batch: Batch::new(), mac: interface.mac, stats: PortStats::default() })
+        Ok(Self {
+            ring,
+            socket,
+            batch: Batch::new(),
+            mac: interface.mac,
+            stands_for_others: false,
+            stats: PortStats::default(),
+        })
+    }
+
+    /// Also takes frames for other stations, as far as the interface hears them: for a program that stands for many
+    /// stations, such as a load generator.
+    pub fn stand_for_others(&mut self) {
+        self.stands_for_others = true;
     }
 
     /// Replaces the filter. Frames that wait already have passed the old one.
@@ -125,7 +139,9 @@ impl Port {
             };
             if slot.vlan().is_some_and(|vlan| vlan != 0) {
                 self.stats.foreign_vlan += 1;
-            } else if matches!(slot.packet_type(), libc::PACKET_OTHERHOST | libc::PACKET_OUTGOING) {
+            } else if matches!(slot.packet_type(), libc::PACKET_OTHERHOST | libc::PACKET_OUTGOING)
+                && !self.stands_for_others
+            {
                 // The kernel marks a frame of a VLAN it does not know as another host's, and mostly forgets the tag.
                 let is_tagged = slot.frame().is_some_and(|frame| is_addressed(frame, self.mac));
                 *if is_tagged { &mut self.stats.foreign_vlan } else { &mut self.stats.other_host } += 1;
