@@ -3,6 +3,7 @@
 //! It keeps a number of requests under way, or sends at a rate, and never sleeps while it measures, so that what is
 //! measured is the target and the wire. One generator can stand for many stations: each has a MAC address of its own.
 
+use std::os::fd::AsFd;
 use std::time::Duration as StdDuration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,6 +17,7 @@ use aoe_common::wire::{
 };
 use fastrand::Rng;
 use hdrhistogram::Histogram;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde::Serialize;
@@ -33,6 +35,9 @@ const RING_FRAMES: u32 = 1024;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How often that is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The longest sleep.
+const NAP_MILLIS: u8 = 1;
 
 /// How long a target may take to say where it is.
 const SEARCH_TIME: Duration = Duration::from_secs(5);
@@ -87,6 +92,9 @@ pub struct Options {
     /// How long it loads the target before that.
     #[arg(long, default_value_t = 0.3)]
     warmup: f64,
+    /// Sleep when there is nothing to do, as real clients do; the target then wakes it, at the target's expense.
+    #[arg(long)]
+    sleep: bool,
     /// Stations it stands for.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     clients: u32,
@@ -298,6 +306,9 @@ impl Generator {
                 self.ask_again(now);
             }
             self.send(port)?;
+            if self.options.sleep && !port.is_waiting() {
+                poll(&mut [PollFd::new(port.as_fd(), PollFlags::POLLIN)], PollTimeout::from(NAP_MILLIS))?;
+            }
             now = monotonic_now();
         }
         Ok(())
