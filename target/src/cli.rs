@@ -115,6 +115,11 @@ pub struct ExportArgs {
     #[arg(long, value_enum, default_value_t = Io::Auto, value_name = "HOW")]
     pub io: Io,
 
+    /// Look out for the next request for so long before sleeping, after a shorter pause than that; takes a processor up to
+    /// so long for each pause, and saves what it costs to sleep and be woken. 0: never
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(..=1000), value_name = "MICROSECONDS")]
+    pub poll: u16,
+
     /// Serve writes at once after a restart; a copy of an older write that the network still holds may then undo a
     /// newer one [default: writes wait until the last process is gone for 10 s]
     #[arg(long)]

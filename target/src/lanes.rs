@@ -4,11 +4,11 @@
 //! a port that fails says so at once, and stays silent until the next such list.
 
 use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use aoe_common::frame::FrameBuffer;
 use aoe_common::link::{Filter, Interface, LinkError, Port, SEND_BATCH};
 use aoe_common::time::{Duration, Instant};
-use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use crate::engine::{PortId, PortInfo, Target, Transmit};
 
@@ -77,13 +77,8 @@ impl Lanes {
     }
 
     /// Follows the interfaces: opens a port on each that is up, closes those that are gone, and tells the engine which
-    /// can be used. Each port is registered with `epoll` under its interface's index. Returns what could not be opened.
-    pub(crate) fn follow(
-        &mut self,
-        interfaces: &[Interface],
-        epoll: &Epoll,
-        engine: &mut Target,
-    ) -> Vec<(String, LinkError)> {
+    /// can be used. Returns what could not be opened.
+    pub(crate) fn follow(&mut self, interfaces: &[Interface], engine: &mut Target) -> Vec<(String, LinkError)> {
         self.lanes.retain_mut(|lane| {
             let same = |new: &Interface| {
                 (new.index, new.mac, new.mtu) == (lane.interface.index, lane.interface.mac, lane.interface.mtu)
@@ -91,8 +86,6 @@ impl Lanes {
             let keep = lane.state != State::Broken && interfaces.iter().any(same);
             if !keep {
                 lane.leave(State::Broken, engine);
-                // The kernel forgets a descriptor that is closed, as this one is about to be.
-                let _ = epoll.delete(&lane.port);
             }
             keep
         });
@@ -105,7 +98,7 @@ impl Lanes {
                     lane.interface = interface.clone();
                     lane.set_up(interface.up, engine);
                 }
-                None if interface.up => match Lane::open(interface, &self.filter, epoll) {
+                None if interface.up => match Lane::open(interface, &self.filter) {
                     Ok(mut lane) => {
                         lane.set_up(true, engine);
                         self.lanes.push(lane);
@@ -125,10 +118,15 @@ impl Lanes {
         errors
     }
 
-    /// The descriptor of a port was readable. One that has no frame then has an error.
-    pub(crate) fn is_readable(&mut self, index: u64) {
-        if let Some(lane) = self.lanes.iter_mut().find(|lane| u64::from(lane.interface.index) == index) {
-            lane.readable = true;
+    /// Descriptors that are readable when a port has a frame, or an error to tell.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.lanes.iter().map(|lane| lane.port.as_fd())
+    }
+
+    /// Which of [`Self::ports`] are readable. One that has no frame then has an error.
+    pub(crate) fn are_readable(&mut self, ready: &[bool]) {
+        for (lane, ready) in self.lanes.iter_mut().zip(ready) {
+            lane.readable |= ready;
         }
     }
 
@@ -197,9 +195,8 @@ impl Lanes {
 }
 
 impl Lane {
-    fn open(interface: &Interface, filter: &Filter, epoll: &Epoll) -> Result<Self, LinkError> {
+    fn open(interface: &Interface, filter: &Filter) -> Result<Self, LinkError> {
         let port = Port::open(interface, filter, RING_FRAMES)?;
-        epoll.add(&port, EpollEvent::new(EpollFlags::EPOLLIN, interface.index.into()))?;
         Ok(Self {
             interface: interface.clone(),
             port,

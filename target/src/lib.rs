@@ -8,6 +8,7 @@ pub mod disk;
 pub mod engine;
 mod hold;
 mod lanes;
+mod polling;
 pub mod serve;
 pub mod state;
 mod worker;

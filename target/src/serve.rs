@@ -365,6 +365,7 @@ impl Workers {
             let plan = Plan {
                 exports,
                 disk_engine: args.io.into(),
+                poll: Duration::from_micros(args.poll.into()),
                 wildcard_edits: args.allow_wildcard_edits,
                 store: store.clone(),
                 mailbox: Arc::clone(&mailbox),

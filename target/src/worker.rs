@@ -6,6 +6,7 @@
 //! until a port, a disk or its mailbox wakes it.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use aoe_common::link::{Filter, Interface, monotonic_now};
 use aoe_common::mailbox::Mailbox;
 use aoe_common::time::{Duration, Instant};
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::Notify;
 
 use crate::disk::{DiskFile, Disks, EngineChoice, MAX_DISKS};
@@ -25,6 +26,7 @@ use crate::engine::ledger::Record;
 use crate::engine::operation::{DiskError, DiskId, DiskOperation, DiskOperationKind, OperationId};
 use crate::engine::{EngineConfig, Event, Persist, ShutOut, Target};
 use crate::lanes::{Lanes, Progress};
+use crate::polling::Polling;
 use crate::state::{Save, Store, reason, summary};
 
 /// Frame buffers of a worker, each for one request or answer; 9 MiB at MTU 9000, made when first needed. When all are
@@ -52,10 +54,6 @@ const EDITS_LOGGED: u64 = 20;
 
 /// Stations named in one line about an edit. The report at the end has all.
 const SHUT_OUT_NAMED: usize = 32;
-
-/// Wake-ups other than those of ports, which go by the index of their interface.
-const FROM_DISKS: u64 = u64::MAX;
-const FROM_MAILBOX: u64 = u64::MAX - 1;
 
 /// What a worker is told while it serves. Bounded by what it holds: only the latest list of interfaces counts, and
 /// each export has at most one save under way.
@@ -85,6 +83,8 @@ pub(crate) struct Served {
 pub(crate) struct Plan {
     pub exports: Vec<Served>,
     pub disk_engine: EngineChoice,
+    /// How long the worker may look for work before it sleeps.
+    pub poll: Duration,
     pub wildcard_edits: bool,
     /// Where settings are stored; `None` keeps them in memory.
     pub store: Option<Store>,
@@ -105,11 +105,7 @@ pub(crate) struct Worker {
     images: Vec<PathBuf>,
     /// Saves under way.
     saving: usize,
-    /// Everything that can wake the worker.
-    everything: Epoll,
-    /// The same without the ports, for times when no frame can be taken.
-    all_but_ports: Epoll,
-    wakeups: [EpollEvent; 64],
+    polling: Polling,
     check_disks_at: Instant,
     save_again_at: Instant,
     logged: LogLimit,
@@ -123,7 +119,7 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts to serve on these interfaces. The worker stays on the calling thread.
     pub(crate) fn start(plan: Plan, interfaces: &[Interface]) -> Result<Self> {
-        let Plan { exports, disk_engine, wildcard_edits, store, mailbox, look_again } = plan;
+        let Plan { exports, disk_engine, poll, wildcard_edits, store, mailbox, look_again } = plan;
         let mut engine = Target::new(EngineConfig { buffers: BUFFERS, persist: store.is_some(), wildcard_edits });
         let mut disks = Disks::new(disk_engine, DISK_DEPTH).context("io_uring; try `--io auto`")?;
         let mut images = Vec::with_capacity(exports.len());
@@ -139,16 +135,8 @@ impl Worker {
             images.push(image);
         }
 
-        let everything = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let all_but_ports = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        for epoll in [&everything, &all_but_ports] {
-            epoll.add(&*mailbox, EpollEvent::new(EpollFlags::EPOLLIN, FROM_MAILBOX))?;
-            if let Some(fd) = disks.poll_fd() {
-                epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, FROM_DISKS))?;
-            }
-        }
         let mut lanes = Lanes::new(Filter::Target(addresses));
-        if let Some((name, error)) = lanes.follow(interfaces, &everything, &mut engine).into_iter().next() {
+        if let Some((name, error)) = lanes.follow(interfaces, &mut engine).into_iter().next() {
             return Err(anyhow::Error::new(error).context(name));
         }
         Ok(Self {
@@ -160,9 +148,7 @@ impl Worker {
             store,
             images,
             saving: 0,
-            everything,
-            all_but_ports,
-            wakeups: [EpollEvent::empty(); 64],
+            polling: Polling::new(poll),
             check_disks_at: monotonic_now() + DISK_CHECK_EVERY,
             save_again_at: monotonic_now() + SAVE_AGAIN_EVERY,
             logged: LogLimit::default(),
@@ -201,7 +187,7 @@ impl Worker {
                     Err(anyhow!("{address}: its last writes could not be synced, they may be lost"))
                 });
             }
-            if moved == 0 {
+            if !self.polling.goes_on(now, moved > 0) {
                 self.sleep()?;
             }
         }
@@ -210,7 +196,7 @@ impl Worker {
     fn read_mail(&mut self, now: Instant) {
         let Mail { links, saved, stop } = self.mailbox.take();
         if let Some(interfaces) = links {
-            for (name, error) in self.lanes.follow(&interfaces, &self.everything, &mut self.engine) {
+            for (name, error) in self.lanes.follow(&interfaces, &mut self.engine) {
                 tracing::error!("{name}: {error}");
             }
         }
@@ -388,21 +374,27 @@ impl Worker {
     }
 
     fn sleep(&mut self) -> Result<()> {
-        let takes_frames = self.engine.has_room() && self.stop_by.is_none();
-        let epoll = if takes_frames { &self.everything } else { &self.all_but_ports };
         let until = [self.lanes.retry_at(), self.stop_by].into_iter().flatten().fold(self.check_disks_at, Instant::min);
         let millis = until.since(monotonic_now()).as_nanos().div_ceil(1_000_000);
-        let woken = match epoll.wait(&mut self.wakeups, EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))) {
-            Ok(woken) => woken,
-            Err(Errno::EINTR) => 0,
-            Err(error) => return Err(error).context("epoll"),
-        };
-        for wakeup in &self.wakeups[..woken] {
-            match wakeup.data() {
-                FROM_DISKS => {}
-                FROM_MAILBOX => self.mailbox.calm(),
-                port => self.lanes.is_readable(port),
-            }
+        let takes_frames = self.engine.has_room() && self.stop_by.is_none();
+        let watched = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        // Not epoll: that would be woken by every frame in and out for as long as it knows of a socket, which costs
+        // more than to tell the kernel anew before each sleep.
+        let mut waited_for = vec![watched(self.mailbox.as_fd())];
+        waited_for.extend(self.disks.poll_fd().map(watched));
+        let first_port = waited_for.len();
+        if takes_frames {
+            waited_for.extend(self.lanes.ports().map(watched));
+        }
+        match poll(&mut waited_for, PollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error).context("poll"),
+        }
+        let has_mail = waited_for[0].any() == Some(true);
+        let ready: Vec<_> = waited_for[first_port..].iter().map(|port| port.any() == Some(true)).collect();
+        self.lanes.are_readable(&ready);
+        if has_mail {
+            self.mailbox.calm();
         }
         Ok(())
     }
