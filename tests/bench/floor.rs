@@ -10,7 +10,10 @@ use aoe_common::frame::{FrameBuffer, HEADROOM, MAX_SECTORS, MIN_FRAME, SECTOR};
 use aoe_common::link::{Filter, Port, SEND_BATCH};
 use aoe_common::wire::{AtaRepr, Command, ConfigRepr, EthernetRepr, Frame, HeaderRepr, MacAddr};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use crate::load::{device_address, find_interface};
 
@@ -35,6 +38,9 @@ pub struct Options {
     /// Sectors of each.
     #[arg(long)]
     sectors: u64,
+    /// Read from this file by pread, in place of pretending: the least that a target can do which serves a file.
+    #[arg(long)]
+    file: Option<PathBuf>,
 }
 
 /// Answers until it is ended.
@@ -46,12 +52,13 @@ pub fn run(options: &Options) -> Result<()> {
     let identify = Identify { sectors: options.sectors, ..Identify::default() }.emit();
     let frame_sectors = ((interface.mtu as usize - (HEADROOM - 14)) / SECTOR).min(MAX_SECTORS) as u8;
     let mut answers: Vec<_> = (0..SEND_BATCH).map(|_| FrameBuffer::new(frame_sectors.into())).collect();
+    let file = options.file.as_ref().map(File::open).transpose()?;
     println!("ready");
     loop {
         let mut count = 0;
         port.receive(SEND_BATCH, |bytes| {
             let Ok(frame) = Frame::parse(bytes) else { return };
-            if answer(&frame, interface.mac, &addresses, &identify, frame_sectors, &mut answers[count]) {
+            if answer(&frame, interface.mac, &addresses, &identify, frame_sectors, file.as_ref(), &mut answers[count]) {
                 count += 1;
             }
         })?;
@@ -77,6 +84,7 @@ fn answer(
     addresses: &[Address],
     identify: &[u8; SECTOR],
     frame_sectors: u8,
+    file: Option<&File>,
     out: &mut FrameBuffer,
 ) -> bool {
     let asked = frame.header.address;
@@ -106,7 +114,10 @@ fn answer(
             match ata.command {
                 command::IDENTIFY_DEVICE => data[..SECTOR].copy_from_slice(identify),
                 _ if payload == 0 => data.fill(0),
-                _ => {}
+                _ => {
+                    let offset = ata.lba() * SECTOR as u64;
+                    return file.is_none_or(|file| file.read_exact_at(&mut data[..payload], offset).is_ok());
+                }
             }
         }
         _ => return false,
