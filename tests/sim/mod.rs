@@ -12,7 +12,7 @@ mod aoe_ko;
 mod capture;
 mod client;
 mod disk;
-mod frames;
+pub mod frames;
 mod hostile;
 mod knobs;
 mod model;
