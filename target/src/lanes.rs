@@ -157,11 +157,11 @@ impl Lanes {
         }
     }
 
-    /// Sends what is queued, as far as the ports take it.
-    pub(crate) fn send(&mut self, now: Instant, engine: &mut Target) -> Progress {
+    /// Sends what is queued, no more than `most` frames on each port, and as far as the ports take it.
+    pub(crate) fn send(&mut self, now: Instant, most: usize, engine: &mut Target) -> Progress {
         let mut progress = Progress::default();
         for lane in &mut self.lanes {
-            match lane.send(now, engine) {
+            match lane.send(now, most, engine) {
                 Ok(sent) => progress.frames += sent,
                 Err(error) => progress.lost_link |= lane.fail(error, engine),
             }
@@ -244,17 +244,17 @@ impl Lane {
         true
     }
 
-    fn send(&mut self, now: Instant, engine: &mut Target) -> Result<usize, LinkError> {
+    fn send(&mut self, now: Instant, most: usize, engine: &mut Target) -> Result<usize, LinkError> {
         if self.stall.is_some_and(|stall| now < stall.retry_at) {
             return Ok(0);
         }
         let mut total = 0;
-        while !self.queue.is_empty() {
+        while !self.queue.is_empty() && total < most {
             let mut batch: [&[u8]; SEND_BATCH] = [&[]; SEND_BATCH];
             for (entry, buffer) in batch.iter_mut().zip(&self.queue) {
                 *entry = buffer.frame();
             }
-            let queued = self.queue.len().min(SEND_BATCH);
+            let queued = self.queue.len().min(SEND_BATCH).min(most - total);
             let sent = self.port.send(&batch[..queued])?;
             for buffer in self.queue.drain(..sent) {
                 engine.recycle(buffer);

@@ -39,6 +39,11 @@ const DISK_DEPTH: u32 = 512;
 /// How often one round looks for operations that ended at once and those that waited for them.
 const DISK_PASSES: usize = 8;
 
+/// Answers sent before the next look for requests, when disks take longer than the wire: so they get new work while the
+/// rest goes out. Otherwise all their requests would go back and forth together, and disk and wire wait for each other
+/// (O_DIRECT at depth 32: 45 to 51 against 38 thousand reads a second).
+const PORTION: usize = 8;
+
 /// How often the sizes of the files are read, and whether the kernel lost data of them.
 const DISK_CHECK_EVERY: Duration = Duration::from_secs(2);
 
@@ -106,6 +111,8 @@ pub(crate) struct Worker {
     /// Saves under way.
     saving: usize,
     polling: Polling,
+    /// The operations that ended last had been under way since an earlier round.
+    disks_are_slow: bool,
     check_disks_at: Instant,
     save_again_at: Instant,
     logged: LogLimit,
@@ -149,6 +156,7 @@ impl Worker {
             images,
             saving: 0,
             polling: Polling::new(poll),
+            disks_are_slow: false,
             check_disks_at: monotonic_now() + DISK_CHECK_EVERY,
             save_again_at: monotonic_now() + SAVE_AGAIN_EVERY,
             logged: LogLimit::default(),
@@ -213,6 +221,7 @@ impl Worker {
     /// Runs what the engine asks of the disks, and what follows from what ended. Tells how many operations moved.
     fn run_disks(&mut self, now: Instant) -> Result<usize> {
         let mut moved = 0;
+        let has_earlier = self.disks.in_flight() > 0;
         for _ in 0..DISK_PASSES {
             let mut submitted = 0;
             while let Some(operation) = self.engine.poll_disk() {
@@ -246,6 +255,7 @@ impl Worker {
             if completed == 0 {
                 break;
             }
+            self.disks_are_slow = has_earlier;
         }
         Ok(moved)
     }
@@ -268,7 +278,8 @@ impl Worker {
         while let Some(transmit) = self.engine.poll_transmit() {
             self.lanes.enqueue(transmit, &mut self.engine);
         }
-        let sent = self.lanes.send(now, &mut self.engine);
+        let most = if self.disks_are_slow { PORTION } else { usize::MAX };
+        let sent = self.lanes.send(now, most, &mut self.engine);
         self.note(sent)
     }
 
