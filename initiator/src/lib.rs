@@ -2,8 +2,11 @@
 
 pub mod attach;
 pub mod background;
+pub mod bench;
 pub mod cli;
 pub mod engine;
+pub mod events;
+pub mod identity;
 pub mod log;
 pub mod masks;
 pub mod nbd;
@@ -11,5 +14,6 @@ pub mod outbox;
 pub mod place;
 pub mod ports;
 pub mod run_dir;
+pub mod snapshot;
 pub mod status;
 pub mod text;

@@ -1,14 +1,14 @@
 //! The mask lists of exports, read and edited from this host: [`Masking`] with ports and a clock.
 
 use std::io;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use aoe_common::addr::Address;
 use aoe_common::link::monotonic_now;
 use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::{DirectiveRepr, MacAddr};
 
-use crate::engine::{MaskList, Masking, Trouble, tag_start};
+use crate::engine::{MaskList, Masking, Trouble};
+use crate::identity::first_tag;
 use crate::outbox::Outbox;
 use crate::ports::{Ports, PortsError};
 
@@ -61,12 +61,11 @@ impl Masks {
         if ports.ids().next().is_none() {
             return Err(MasksError::NoPort(ports.describe()));
         }
-        let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
         let now = monotonic_now();
         let known = opened.into_iter().filter_map(|(id, info)| Some((id, info?)));
         let (listen_until, deadline) = (now + LISTEN.min(timeout / 2), now + timeout);
         let exports = exports.iter().copied();
-        let masking = Masking::new(now, listen_until, deadline, exports, required, tag_start(micros), known);
+        let masking = Masking::new(now, listen_until, deadline, exports, required, first_tag(), known);
         Ok(Self { ports, outbox: Outbox::default(), masking })
     }
 
@@ -93,7 +92,7 @@ impl Masks {
                 return Ok(lists);
             }
             let due = self.outbox.poll_timeout().into_iter().fold(self.masking.poll_timeout(now), Instant::min);
-            self.ports.wait(now, due)?;
+            self.ports.wait(now, Some(due), &[])?;
         }
     }
 }

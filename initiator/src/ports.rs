@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use aoe_common::link::{Filter, Interface, LinkError, Port, ethernet_interfaces};
 use aoe_common::time::Instant;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
 
 use crate::engine::{PortId, PortInfo};
 
@@ -40,6 +41,15 @@ pub enum PortsError {
 
 /// What became of a port: a new socket with these properties, or none any more.
 pub type Change = (PortId, Option<PortInfo>);
+
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Woken {
+    /// Something else than the ports has word.
+    pub other: bool,
+    /// A port has an error to tell: [`Ports::receive`] has to ask.
+    pub failed: bool,
+}
 
 #[derive(Debug)]
 struct Slot {
@@ -171,21 +181,30 @@ impl Ports {
         })
     }
 
+    /// Whether a frame waits at any port. Needs no system call.
+    pub fn is_waiting(&self) -> bool {
+        self.slots.iter().filter_map(|slot| slot.open.as_ref()).any(|(_, port)| port.is_waiting())
+    }
+
     /// The descriptor of a port, to wait on.
     pub fn fd(&self, id: PortId) -> Option<BorrowedFd<'_>> {
         self.slots.get(id.0 as usize)?.open.as_ref().map(|(_, port)| port.as_fd())
     }
 
-    /// Waits for frames on any port, or until something is due.
-    pub fn wait(&self, now: Instant, due: Instant) -> io::Result<()> {
-        let millis = due.since(now).as_nanos().div_ceil(1_000_000);
-        let timeout = PollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX));
-        let fds = self.ids().filter_map(|id| self.fd(id));
-        let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(error) => Err(error.into()),
+    /// Waits for frames on any port, until one of `others` is readable, or until something is due, to the microsecond.
+    pub fn wait(&self, now: Instant, due: Option<Instant>, others: &[BorrowedFd<'_>]) -> io::Result<Woken> {
+        let timeout = due.map(|due| TimeSpec::from(due.since(now)));
+        let watched = others.iter().copied().chain(self.ids().filter_map(|id| self.fd(id)));
+        let mut fds: Vec<_> = watched.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        match ppoll(&mut fds, timeout, None) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok(Woken::default()),
+            Err(error) => return Err(error.into()),
         }
+        let happened =
+            |fds: &[PollFd], wanted| fds.iter().filter_map(PollFd::revents).any(|now| now.intersects(wanted));
+        let (others, ports) = fds.split_at(others.len());
+        Ok(Woken { other: happened(others, PollFlags::all()), failed: happened(ports, PollFlags::POLLERR) })
     }
 
     /// The open ports.
@@ -213,7 +232,10 @@ impl Ports {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aoe_common::link::monotonic_now;
+    use aoe_common::time::Duration;
     use aoe_common::wire::MacAddr;
+    use std::io::Write;
 
     fn interface(name: &str, up: bool) -> Interface {
         let mac = MacAddr(2, 0, 0, 0, 0, 1);
@@ -249,6 +271,18 @@ mod tests {
         assert_eq!(ports.slot_for("tap5"), Some(5));
         assert_eq!(ports.slot_for("new"), Some(0), "an unused one makes room");
         assert_eq!(ports.slots.len(), PORTS_MAX);
+    }
+
+    #[test]
+    fn a_wait_ends_in_time_or_by_what_is_watched_beside_the_ports() {
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let before = monotonic_now();
+        let woken = ports(&[]).wait(before, Some(before + Duration::from_micros(300)), &[ours.as_fd()]).unwrap();
+        assert_eq!(woken, Woken::default());
+        assert!(monotonic_now().since(before) >= Duration::from_micros(300));
+        theirs.write_all(b"x").unwrap();
+        let woken = ports(&[]).wait(before, None, &[ours.as_fd()]).unwrap();
+        assert_eq!(woken, Woken { other: true, failed: false });
     }
 
     #[test]

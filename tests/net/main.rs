@@ -2,6 +2,7 @@
 
 mod bad_cable;
 mod bad_input;
+mod bench;
 mod disk_faults;
 mod fencing;
 mod flood;

@@ -15,7 +15,7 @@ mod port;
 mod ring;
 mod socket;
 
-pub use clock::monotonic_now;
+pub use clock::{monotonic_now, processor_time};
 pub use filter::Filter;
 pub use interfaces::{Interface, LinkWatch, ethernet_interfaces};
 pub use port::{LinkError, Port, PortStats, SEND_BATCH};

@@ -11,11 +11,10 @@ mod memory;
 mod serve;
 mod socket;
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use aoe_common::addr::Address;
@@ -32,12 +31,14 @@ use tokio::time::{sleep, timeout};
 
 use self::control::{Control, ControlSocket};
 use self::kernel::{KernelFiles, Plan, Settings};
-use self::serve::{CLIENTS_MAX, Ending, Frontend, Mail, Server, Service, Snapshot};
+use self::serve::{CLIENTS_MAX, Ending, Frontend, Mail, Server, Service};
 use self::socket::Listener;
-use crate::engine::{Device, DeviceConfig, DeviceState, PathState, tag_start};
+use crate::engine::{Device, DeviceConfig, DeviceState, PathState};
+use crate::identity;
 use crate::place::Place;
 use crate::ports::Ports;
 use crate::run_dir::{Answer, Request, RunDir};
+use crate::snapshot::Snapshot;
 use crate::status::{PathHealth, PathStatus, State, Status};
 use crate::text::size;
 
@@ -93,8 +94,8 @@ pub fn run(options: &Options, run_dir: &RunDir, ready: impl FnOnce(&Ready) -> Re
     let (ports, opened) = Ports::open(options.interfaces.clone())?;
     let config = DeviceConfig {
         address: options.device,
-        identity: random().context("no random numbers")?,
-        tag_start: tag_start(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)),
+        identity: identity::identity().context("no random numbers")?,
+        tag_start: identity::first_tag(),
         dead_after: options.dead_after_s.map(Duration::from_secs),
         hold_writes: match reserved {
             // The last writes of the server that crashed may still be on their way.
@@ -151,12 +152,6 @@ pub fn run(options: &Options, run_dir: &RunDir, ready: impl FnOnce(&Ready) -> Re
     // A call to the kernel that did not return in time is not waited for.
     runtime.shutdown_background();
     result
-}
-
-fn random() -> io::Result<[u8; 16]> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// What is taken for the attach before the disk is looked for.
@@ -237,7 +232,7 @@ impl Attach<'_> {
                 bail!("{device} was detached before it was found");
             }
         };
-        self.check_alone(&found)?;
+        found.check_alone()?;
         let begun = self.serve(reserved, &found).and_then(|()| ready(&self.describe(&found)));
         if let Err(error) = begun {
             self.let_go().await?;
@@ -300,32 +295,10 @@ impl Attach<'_> {
     // ---- The beginning ---------------------------------------------------------------------------------------
 
     async fn not_found(&self) -> anyhow::Error {
-        let device = self.options.device;
-        let Ok(Ok(snapshot)) = timeout(PATIENCE, self.ask()).await else { return anyhow!("the data thread is stuck") };
-        match snapshot.paths.first() {
-            Some((interface, path)) => anyhow!(
-                "{} on {interface} answers as {device} but does not say what its disk is: see the target's log",
-                path.mac
-            ),
-            None => anyhow!(
-                "no target answers as {device} {}: see \"aoe-discover\", and on the target whether this host is allowed",
-                snapshot.interfaces
-            ),
+        match timeout(PATIENCE, self.ask()).await {
+            Ok(Ok(snapshot)) => snapshot.not_found(),
+            _ => anyhow!("the data thread is stuck"),
         }
-    }
-
-    /// Two disks under one address are a mistake that would cost data, whichever is used.
-    fn check_alone(&self, found: &Snapshot) -> Result<()> {
-        let with_state = |wanted: fn(PathState) -> bool| found.paths.iter().find(|(_, path)| wanted(path.state));
-        let Some((other_interface, other)) = with_state(|state| state == PathState::Foreign) else { return Ok(()) };
-        let (interface, path) = with_state(|state| state == PathState::Live).unwrap_or(&found.paths[0]);
-        let device = self.options.device;
-        bail!(
-            "two targets with different disks answer as {device}: {} on {interface} and {} on {other_interface}; give \
-             one of them another address, or choose with --interface",
-            path.mac,
-            other.mac
-        )
     }
 
     /// Begins to serve; at a kernel device, the kernel.

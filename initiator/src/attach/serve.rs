@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use aoe_common::ata::Identify;
 use aoe_common::frame::SECTOR;
 use aoe_common::link::{Interface, monotonic_now};
 use aoe_common::mailbox::Mailbox;
@@ -19,10 +18,12 @@ use tokio::sync::{oneshot, watch};
 
 use super::client::Client;
 use super::socket::Listener;
-use crate::engine::{Device, DeviceState, DeviceStats, Event, IoError, Operation, PathStats, REQUESTS_MAX, Request};
+use crate::engine::{Device, DeviceState, Event, IoError, Operation, REQUESTS_MAX, Request};
+use crate::events;
 use crate::nbd::{Command, ExportInfo, NbdErrno, RequestId, TransmissionFlags};
 use crate::outbox::Outbox;
 use crate::ports::{Change, Ports};
+use crate::snapshot::Snapshot;
 
 /// Connections at the most. Together they cannot have more requests than the device has room for.
 pub(super) const CLIENTS_MAX: usize = 16;
@@ -72,18 +73,6 @@ pub(super) struct Mail {
 pub(super) struct Service {
     pub export: ExportInfo,
     pub frontend: Frontend,
-}
-
-/// How things are.
-#[derive(Clone, Debug)]
-pub(super) struct Snapshot {
-    pub state: DeviceState,
-    pub disk: Option<Identify>,
-    /// Paths, with the names of their interfaces.
-    pub paths: Vec<(String, PathStats)>,
-    pub stats: DeviceStats,
-    /// The interfaces that are used, for messages.
-    pub interfaces: String,
 }
 
 /// How the thread ended.
@@ -364,7 +353,7 @@ impl Server {
         }
         for question in mail.questions {
             // Nobody waits for the answer any more, then.
-            let _ = question.send(self.snapshot());
+            let _ = question.send(Snapshot::of(&self.device, &self.ports));
         }
         self.when_up = mail.when_up.or(self.when_up.take());
         if mail.leave && self.leaving.is_none() {
@@ -413,52 +402,17 @@ impl Server {
         self.grown.send_replace(size_bytes);
     }
 
-    fn snapshot(&self) -> Snapshot {
-        let name = |path: &PathStats| self.ports.name(path.port).to_owned();
-        Snapshot {
-            state: self.device.state(),
-            disk: self.device.disk().cloned(),
-            paths: self.device.paths().map(|path| (name(&path), path)).collect(),
-            stats: self.device.stats(),
-            interfaces: self.ports.describe(),
-        }
-    }
-
     fn report_events(&mut self) {
-        let device = self.device.address();
         while let Some(event) = self.device.poll_event() {
-            let via = |port| self.ports.name(port);
+            events::log(self.device.address(), &event, &self.ports);
             match event {
                 Event::Up => {
-                    tracing::info!("{device} is up");
                     if let Some(when_up) = self.when_up.take() {
-                        let _ = when_up.send(self.snapshot());
+                        let _ = when_up.send(Snapshot::of(&self.device, &self.ports));
                     }
                 }
-                Event::Dead => tracing::error!("{device} does not answer: requests fail until it is back"),
-                Event::PathUp { mac, port } => tracing::info!("{device}: path to {mac} via {} is up", via(port)),
-                Event::PathDown { mac, port } => tracing::warn!("{device}: path to {mac} via {} is lost", via(port)),
-                Event::Foreign { mac, port, identify } => tracing::warn!(
-                    "{device}: {mac} via {} is not used, it answers as {device} and is another disk: serial {:?}, \
-                     {} sectors",
-                    via(port),
-                    identify.serial,
-                    identify.sectors
-                ),
-                Event::Resized { before, now } if now > before => {
-                    tracing::info!("{device} has grown from {before} to {now} sectors");
-                    self.follow_growth();
-                }
-                Event::Resized { before, now } => tracing::warn!(
-                    "{device} shrank from {before} to {now} sectors: it keeps its size here, what lies beyond fails"
-                ),
-                Event::BadAnswers => {
-                    tracing::warn!("{device}: a request failed, the answers of the target make no sense");
-                }
-                Event::CacheLost => tracing::error!(
-                    "{device}: the target's host started anew and lost writes that had not been flushed: every flush fails \
-                     from now on; check what is on the disk, then detach and attach it again"
-                ),
+                Event::Resized { .. } => self.follow_growth(),
+                _ => {}
             }
         }
     }
@@ -576,6 +530,7 @@ mod tests {
     use super::*;
     use crate::engine::{DeviceConfig, QUARANTINE};
     use aoe_common::addr::Address;
+    use aoe_common::ata::Identify;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
     use std::thread::JoinHandle;

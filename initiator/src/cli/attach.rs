@@ -1,7 +1,6 @@
 //! `aoe-attach`: makes an AoE disk a block device of this host, or serves it on an NBD socket.
 
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -9,7 +8,7 @@ use aoe_common::addr::Address;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
-use super::{FAILED, complain, device, finish, seconds, show};
+use super::{DeadAfter, FAILED, complain, device, finish, seconds, show};
 use crate::attach::{Options, Ready, run};
 use crate::background::{self, Report};
 use crate::engine::QUARANTINE;
@@ -99,24 +98,6 @@ pub struct Args {
     /// Set for the process that stays
     #[arg(long, hide = true)]
     in_background: bool,
-}
-
-/// How long a silent target is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct DeadAfter(Option<u64>);
-
-impl FromStr for DeadAfter {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "never" => Ok(Self(None)),
-            _ => match text.parse::<u32>() {
-                Ok(seconds) => Ok(Self(Some(seconds.into()))),
-                Err(_) => Err("write whole seconds, or \"never\"".to_owned()),
-            },
-        }
-    }
 }
 
 impl Args {

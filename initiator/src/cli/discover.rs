@@ -2,7 +2,7 @@
 
 use std::io;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Result;
 use aoe_common::addr::Address;
@@ -14,7 +14,8 @@ use clap::Parser;
 use serde::Serialize;
 
 use super::{FAILED, complain, finish, seconds, show};
-use crate::engine::{Discovery, Found, tag_start};
+use crate::engine::{Discovery, Found};
+use crate::identity::first_tag;
 use crate::log;
 use crate::outbox::Outbox;
 use crate::ports::Ports;
@@ -69,10 +70,9 @@ pub fn main() -> ExitCode {
 
 fn discover(args: Args) -> Result<ExitCode> {
     let (mut ports, opened) = Ports::open(args.interfaces)?;
-    let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
     let start = monotonic_now();
     let known = opened.into_iter().filter_map(|(id, info)| Some((id, info?)));
-    let mut discovery = Discovery::new(start, args.device, tag_start(micros), known);
+    let mut discovery = Discovery::new(start, args.device, first_tag(), known);
     listen(&mut ports, &mut discovery, start + args.timeout)?;
 
     let disks = merge(discovery.found(), |found| ports.name(found.port));
@@ -108,7 +108,7 @@ fn listen(ports: &mut Ports, discovery: &mut Discovery, end: Instant) -> io::Res
             return Ok(());
         }
         let due = [discovery.poll_timeout(), outbox.poll_timeout()].into_iter().flatten().fold(end, Instant::min);
-        ports.wait(now, due)?;
+        ports.wait(now, Some(due), &[])?;
     }
 }
 

@@ -1,6 +1,7 @@
 //! What can be typed: one module per program. Each says on one line of stderr what went wrong.
 
 pub mod attach;
+pub mod bench;
 pub mod detach;
 pub mod discover;
 pub mod fence;
@@ -13,12 +14,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use aoe_common::addr::Address;
+use aoe_common::frame::SECTOR;
 
 use crate::place::Place;
 use crate::run_dir::Attached;
 
 /// It did not work.
 const FAILED: u8 = 1;
+/// It was not asked for in the right way.
+const WRONG_USAGE: u8 = 2;
 
 /// Turns the end of a program into its exit code. Wrong usage has ended it before, with 2.
 fn finish(program: &str, result: Result<ExitCode>) -> ExitCode {
@@ -45,6 +49,40 @@ fn show(text: &str) -> Result<()> {
 fn seconds(text: &str) -> Result<Duration, String> {
     let value = text.parse().ok().filter(|value| (0.0..=86_400.0).contains(value));
     value.map(Duration::from_secs_f64).ok_or_else(|| "write seconds, from 0 to 86400".to_owned())
+}
+
+/// An amount of data as it is typed: bytes, or with k, m, g or t behind them binary multiples; whole sectors.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" => Some(0),
+        "k" => Some(10),
+        "m" => Some(20),
+        "g" => Some(30),
+        "t" => Some(40),
+        _ => None,
+    };
+    let value = digits.parse::<u64>().ok().zip(shift).and_then(|(number, shift)| number.checked_mul(1 << shift));
+    let value = value.filter(|value| value.is_multiple_of(SECTOR as u64));
+    value.ok_or_else(|| "write bytes such as 512, 4k, 1m or 2g, a multiple of 512".to_owned())
+}
+
+/// How long a silent target is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct DeadAfter(Option<u64>);
+
+impl FromStr for DeadAfter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "never" => Ok(Self(None)),
+            _ => match text.parse::<u32>() {
+                Ok(seconds) => Ok(Self(Some(seconds.into()))),
+                Err(_) => Err("write whole seconds, or \"never\"".to_owned()),
+            },
+        }
+    }
 }
 
 /// What is attached: by its address, or by its place.
@@ -108,6 +146,7 @@ mod tests {
     fn the_command_lines_are_consistent() {
         for command in [
             attach::Args::command(),
+            bench::Args::command(),
             detach::Args::command(),
             discover::Args::command(),
             fence::Args::command(),
@@ -124,6 +163,18 @@ mod tests {
         assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
         for wrong in ["", "-1", "NaN", "inf", "1e9", "soon"] {
             assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn amounts() {
+        for (text, value) in [("0", 0), ("512", 512), ("4k", 4096), ("1M", 1 << 20), ("3g", 3 << 30), ("1t", 1 << 40)] {
+            assert_eq!(bytes(text), Ok(value));
+        }
+        for wrong in
+            ["", "k", "4kb", "1000", "-512", "0.5k", "4 k", "99999999999999999999", "18446744073709551615t", "4µ"]
+        {
+            assert!(bytes(wrong).is_err(), "{wrong}");
         }
     }
 
