@@ -191,7 +191,7 @@ impl Ports {
         self.slots.get(id.0 as usize)?.open.as_ref().map(|(_, port)| port.as_fd())
     }
 
-    /// Waits for frames on any port, until one of `others` is readable, or until something is due, to the microsecond.
+    /// Waits for frames on any port, until one of `others` is readable, or until something is due.
     pub fn wait(&self, now: Instant, due: Option<Instant>, others: &[BorrowedFd<'_>]) -> io::Result<Woken> {
         let timeout = due.map(|due| TimeSpec::from(due.since(now)));
         let watched = others.iter().copied().chain(self.ids().filter_map(|id| self.fd(id)));

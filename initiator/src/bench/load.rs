@@ -281,10 +281,10 @@ mod tests {
         let mut load = load(Kind::RandRead, 1, None);
         let mut failures = 0;
         while let Some(request) = load.poll_request(at(200)) {
-            load.complete(at(201), Completion { result: Err(IoError::Dead), ..answer(request) });
+            load.complete(at(200), Completion { result: Err(IoError::Dead), ..answer(request) });
             failures += 1;
             assert!(failures <= ERRORS_MAX);
         }
-        assert_eq!((load.tally().errors, load.tally().requests(), load.ends()), (ERRORS_MAX, 0, at(201)));
+        assert_eq!((load.tally().errors, load.tally().requests(), load.ends()), (ERRORS_MAX, 0, at(200)));
     }
 }

@@ -23,7 +23,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 pub use self::load::Size;
 use self::load::{Buffers, Load};
-pub use self::pattern::{Kind, Range};
+pub use self::pattern::{Kind, Range, RangeError};
 use self::pattern::{Pattern, Random};
 pub use self::report::{Flushed, Report};
 pub use self::tally::Latencies;
@@ -96,7 +96,6 @@ pub struct Bench {
     ports: Ports,
     outbox: Outbox,
     watch: LinkWatch,
-    range: Range,
     /// Ctrl-C, once there is something to be ended in order.
     signals: Option<SignalFd>,
     ports_failed: bool,
@@ -104,7 +103,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Finds the disk, and the part of it that is to be used.
+    /// Finds the disk.
     pub fn find(options: Options) -> Result<Self> {
         // Listens before the list is read, so that no change is missed.
         let watch = LinkWatch::open().context("cannot follow the network interfaces")?;
@@ -122,7 +121,6 @@ impl Bench {
         let mut device = Device::new(now, config);
         opened.into_iter().for_each(|(id, info)| device.set_port(now, id, info));
         let mut bench = Self {
-            range: Range { first_sector: 0, block_sectors: 1, blocks: 1 },
             options,
             device,
             ports,
@@ -133,10 +131,8 @@ impl Bench {
             interrupted: false,
         };
         bench.await_up(now)?;
-        let Options { offset, length, size, kind, .. } = bench.options;
-        let disk = bench.disk();
-        ensure!(!kind.writes() || !disk.read_only, "{} is read-only", bench.options.device);
-        bench.range = Range::new(offset, length, size.block_bytes as u64, disk.sectors * SECTOR as u64)?;
+        let may_write = !bench.disk().read_only;
+        ensure!(may_write || !bench.options.kind.writes(), "{} is read-only", bench.options.device);
         Ok(bench)
     }
 
@@ -146,8 +142,9 @@ impl Bench {
     }
 
     /// The part of it that will be used.
-    pub fn range(&self) -> Range {
-        self.range
+    pub fn range(&self) -> Result<Range, RangeError> {
+        let Options { offset, length, size, .. } = self.options;
+        Range::new(offset, length, size.block_bytes as u64, self.disk().sectors * SECTOR as u64)
     }
 
     fn await_up(&mut self, since: Instant) -> Result<()> {
@@ -169,9 +166,10 @@ impl Bench {
     /// Runs the load to its end, or until Ctrl-C, and tells what it came to.
     pub fn run(mut self, mut progress: impl FnMut(&Progress)) -> Result<Report> {
         let Options { kind, mix_reads, size, rate, warm_up, measured, .. } = self.options;
+        let range = self.range()?;
         let mut random = Random(u64::from_le_bytes(*identity::identity()?.first_chunk().expect("it is longer")));
         let buffers = Buffers::new(size, kind.reads(), kind.writes(), random.next());
-        let pattern = Pattern::new(kind, self.range, mix_reads, random.next());
+        let pattern = Pattern::new(kind, range, mix_reads, random.next());
         let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
         signals.thread_block()?;
         self.signals = Some(SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?);
@@ -185,7 +183,7 @@ impl Bench {
         let flushed = self.flush(&load)?;
         let resends = self.device.stats().resends - from.resends;
         let processor_time = to.processor_time.saturating_sub(from.processor_time);
-        Ok(Report::new(&self.options, self.range, &load, resends, processor_time, flushed))
+        Ok(Report::new(&self.options, range, &load, resends, processor_time, flushed))
     }
 
     /// Carries a load to its end; tells how things were when it began to be measured, and when that was over.

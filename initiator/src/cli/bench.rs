@@ -195,7 +195,7 @@ fn bench(args: &Args) -> Result<ExitCode> {
 
 /// Asks a person whether the disk may be overwritten.
 fn is_confirmed(device: Address, bench: &Bench) -> Result<bool> {
-    let (disk, range) = (bench.disk(), bench.range());
+    let (disk, range) = (bench.disk(), bench.range()?);
     let model = printable(disk.model.as_bytes());
     write!(
         io::stderr(),
