@@ -20,6 +20,7 @@ mod frames;
 mod masking;
 mod path;
 mod quarantine;
+mod recovery;
 mod rtt;
 mod unflushed;
 mod window;

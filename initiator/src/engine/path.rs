@@ -5,6 +5,7 @@ use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::MacAddr;
 
 use super::PortId;
+use super::recovery::{Kind, Recovery};
 use super::rtt::Rtt;
 use super::window::Window;
 
@@ -52,6 +53,8 @@ pub struct Path {
     pub state: PathState,
     /// Round-trip time.
     pub rtt: Rtt,
+    /// What tells of losses before a time-out does, for each [`Kind`].
+    recoveries: [Recovery; Kind::ALL.len()],
     /// Frames that may be under way.
     pub window: Window,
     /// Frames under way.
@@ -92,6 +95,7 @@ impl Path {
             sectors,
             state: PathState::Identifying { attempts: 0, again: now },
             rtt: Rtt::default(),
+            recoveries: Default::default(),
             window: Window::new(u32::from(buffers).min(WINDOW_MAX)),
             in_flight: 0,
             losses: 0,
@@ -103,6 +107,16 @@ impl Path {
             registered: false,
             memory: None,
         }
+    }
+
+    /// What tells of losses among frames of this kind.
+    pub fn recovery(&mut self, kind: Kind) -> &mut Recovery {
+        &mut self.recoveries[kind as usize]
+    }
+
+    /// When a frame may count as lost, by what was answered since.
+    pub fn recovery_due(&self) -> Option<Instant> {
+        self.recoveries.iter().filter_map(Recovery::due).min()
     }
 
     /// Whether requests may be sent.

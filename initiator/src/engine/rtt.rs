@@ -29,10 +29,15 @@ impl Rtt {
         self.estimate.map(|(smooth, _)| smooth)
     }
 
-    /// How long to wait for the answer to a frame that has been sent `attempts` times (at least 1).
-    pub fn timeout(&self, attempts: u32) -> Duration {
+    /// By when nearly all answers are there, once something was measured.
+    pub fn patience(&self) -> Option<Duration> {
+        self.estimate.map(|(smooth, deviation)| smooth + (deviation * 4).max(smooth / 4))
+    }
+
+    /// How long to wait for the answer to a frame that was waited for in vain so many times.
+    pub fn timeout(&self, timeouts: u32) -> Duration {
         let base = self.estimate.map_or(TIMEOUT_INITIAL, |(smooth, deviation)| smooth + deviation * 4);
-        let backoff = 1 << attempts.saturating_sub(1).min(6);
+        let backoff = 1 << timeouts.min(6);
         (base.max(TIMEOUT_MIN) * backoff).min(TIMEOUT_MAX)
     }
 }
@@ -44,23 +49,23 @@ mod tests {
     #[test]
     fn settles_on_a_steady_path() {
         let mut rtt = Rtt::default();
-        assert_eq!(rtt.timeout(1), TIMEOUT_INITIAL);
+        assert_eq!(rtt.timeout(0), TIMEOUT_INITIAL);
         for _ in 0..100 {
             rtt.measured(Duration::from_millis(40));
         }
         let smooth = rtt.smooth().unwrap();
         assert!(smooth.abs_diff(Duration::from_millis(40)) < Duration::from_micros(10));
-        assert!(rtt.timeout(1) < Duration::from_millis(51));
+        assert!(rtt.timeout(0) < Duration::from_millis(51));
     }
 
     #[test]
-    fn waits_longer_on_an_unsteady_path_and_after_each_attempt() {
+    fn waits_longer_on_an_unsteady_path_and_after_each_time() {
         let mut rtt = Rtt::default();
         for n in 0..100 {
             rtt.measured(Duration::from_millis(if n % 2 == 0 { 1 } else { 100 }));
         }
-        assert!(rtt.timeout(1) > Duration::from_millis(150));
-        assert_eq!(rtt.timeout(2), rtt.timeout(1) * 2);
+        assert!(rtt.timeout(0) > Duration::from_millis(150));
+        assert_eq!(rtt.timeout(1), rtt.timeout(0) * 2);
         assert_eq!(rtt.timeout(30), TIMEOUT_MAX);
     }
 }

@@ -9,7 +9,7 @@ use aoe_common::wire::{AtaRepr, ErrorCode, Frame};
 use super::super::PortId;
 use super::super::path::{PathState, Question};
 use super::super::quarantine::Strays;
-use super::{BAD_ANSWERS_MAX, Completion, Device, Event, Flight, IoError, Work};
+use super::{BAD_ANSWERS_MAX, Completion, Device, Event, Flight, IoError, RESENT_MAX, Work};
 
 impl Device {
     pub(super) fn handle_ata(&mut self, now: Instant, port: PortId, frame: &Frame<'_>) {
@@ -36,6 +36,7 @@ impl Device {
                 return;
             }
             self.stats.strays += 1;
+            self.hear_of_copy(tag);
             if self.quarantine.stray_answered(frame.ethernet.source, tag) {
                 self.release_parked(now);
             }
@@ -99,14 +100,49 @@ impl Device {
             }
             result => result,
         };
+        self.learn_of_losses(now, flight_id);
         let path = &mut self.paths[index];
         if attempts == 1 && work.carries_sectors() {
             path.rtt.measured(now.since(first_sent));
         }
         path.losses = 0;
-        path.window.answered();
+        path.window.answered(now, first_sent);
         self.waiting_since = Some(now);
         self.end_flight(now, flight_id, result);
+    }
+
+    /// What an answer tells about the frames sent before it, and about its own if that had been taken for lost.
+    fn learn_of_losses(&mut self, now: Instant, flight_id: u32) {
+        let flight = self.flights[flight_id as usize].as_mut().expect("only known flights are answered");
+        let path = &mut self.paths[flight.path];
+        if flight.early == 0 {
+            if let (Some((kind, number)), 1) = (flight.place, flight.attempts) {
+                flight.place = None;
+                path.recovery(kind).answered(now, number, now.since(flight.last_sent));
+            }
+            return;
+        }
+        let active = self.requests[flight.request as usize].as_ref().expect("flights belong to requests");
+        let Some(kind) = self.disk.as_ref().and_then(|disk| active.work.kind(disk)) else { return };
+        let was_resent = flight.attempts > 1;
+        let after = (was_resent && !flight.lost).then(|| now.since(flight.last_sent));
+        if !path.recovery(kind).answered_again(now, after) {
+            path.window.not_lost();
+        } else if was_resent {
+            if self.resent.len() == RESENT_MAX {
+                self.resent.pop_front();
+            }
+            self.resent.push_back((flight.tag, flight.path, kind));
+        }
+    }
+
+    /// A flight that is over was answered once more: if it was sent again early, that was not needed.
+    fn hear_of_copy(&mut self, tag: u32) {
+        if let Some(at) = self.resent.iter().position(|(resent, ..)| *resent == tag) {
+            let (_, index, kind) = self.resent.remove(at).expect("just found");
+            self.paths[index].recovery(kind).not_needed();
+            self.paths[index].window.not_lost();
+        }
     }
 
     /// Whether a flush by a path says that everything is durable, as far as any other live one could.
@@ -177,8 +213,12 @@ impl Device {
         let flight = self.flights[flight_id as usize].take().expect("a flight ends once");
         self.free_flights.push(flight_id);
         self.by_tag.remove(&flight.tag);
+        let path = &mut self.paths[flight.path];
         if !flight.lost {
-            self.paths[flight.path].in_flight -= 1;
+            path.in_flight -= 1;
+        }
+        if let Some((kind, number)) = flight.place {
+            path.recovery(kind).over(number);
         }
         let active = self.requests[flight.request as usize].as_mut().expect("flights belong to requests");
         active.flights -= 1;

@@ -1,13 +1,32 @@
-//! What does not come back: flights that are overdue, and a target that is given up.
+//! What does not come back: flights that are overtaken or overdue, and a target that is given up.
 
 use aoe_common::ordering::Ordering;
 use aoe_common::planted::{Fault, planted};
 use aoe_common::time::Instant;
 
 use super::super::path::{LOSSES_TO_FAIL, SILENCE_TO_FAIL};
+use super::super::recovery::Kind;
 use super::{ASK_EAGERLY, Device, DeviceState, Event, IoError};
 
 impl Device {
+    /// Sends again what later answers tell to be lost. That is no sign of a path that fails: it answers, or has only just
+    /// fallen silent.
+    pub(super) fn lose_overtaken_flights(&mut self, now: Instant) {
+        for index in 0..self.paths.len() {
+            for kind in Kind::ALL {
+                while let Some(id) = self.paths[index].recovery(kind).next_lost(now) {
+                    let flight = self.flights[id as usize].as_mut().expect("flights leave the order when they end");
+                    flight.place = None;
+                    flight.early += 1;
+                    if flight.attempts == 1 {
+                        self.paths[index].window.lost(now, flight.last_sent);
+                    }
+                    self.lose_flight(id);
+                }
+            }
+        }
+    }
+
     pub(super) fn lose_overdue_flights(&mut self, now: Instant) {
         let mut next = None;
         let mut failing = 0u32;
@@ -22,20 +41,20 @@ impl Device {
             if too_old && flight.attempts >= LOSSES_TO_FAIL {
                 given_up.push(id as u32);
             }
-            flight.lost = true;
-            self.resend.push_back(id as u32);
-            let path = &mut self.paths[flight.path];
-            path.in_flight -= 1;
+            flight.timeouts += 1;
+            let (index, attempts, last_sent) = (flight.path, flight.attempts, flight.last_sent);
+            self.lose_flight(id as u32);
+            let path = &mut self.paths[index];
             // Frames sent again wait longer each time instead; one never answered must not close the window.
-            if flight.attempts == 1 {
-                path.window.lost(now, flight.last_sent);
+            if attempts == 1 {
+                path.window.lost(now, last_sent);
             }
             if path.losses == 0 {
-                path.silent_since = flight.last_sent;
+                path.silent_since = last_sent;
             }
             path.losses += 1;
             if path.losses >= LOSSES_TO_FAIL && now >= path.silent_since + SILENCE_TO_FAIL {
-                failing |= 1 << flight.path;
+                failing |= 1 << index;
             }
         }
         self.flights_due = next;
@@ -78,7 +97,11 @@ impl Device {
         if !flight.lost {
             flight.lost = true;
             self.resend.push_back(id);
-            self.paths[flight.path].in_flight -= 1;
+            let path = &mut self.paths[flight.path];
+            path.in_flight -= 1;
+            if let Some((kind, number)) = flight.place.take() {
+                path.recovery(kind).over(number);
+            }
         }
     }
 

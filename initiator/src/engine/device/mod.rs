@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::path::{PATHS_MAX, Path, PathState};
 use super::quarantine::Quarantine;
+use super::recovery::Kind;
 use super::unflushed::Unflushed;
 use super::{PortId, PortInfo, Tags};
 
@@ -46,6 +47,11 @@ const TRIM_RANGE_SECTORS_MAX: u64 = 0xffff;
 const EVENTS_MAX: usize = 64;
 /// Frames whose answers are expected though nobody waits for them; older ones count as strays.
 const UNAWAITED_MAX: usize = 2 * PATHS_MAX;
+
+/// How often a part is sent again before its time-out.
+const EARLY_MAX: u8 = 3;
+/// Parts that were sent again and are answered, whose other answers are looked out for.
+const RESENT_MAX: usize = 64;
 
 /// Settings of a device.
 #[derive(Clone, Copy, Debug)]
@@ -265,6 +271,18 @@ impl Work {
         }
     }
 
+    /// What tells of a loss before the time-out does, unless it may take a disk long. A copy of a write is sent early only
+    /// to a target that recognises it; with another, the sectors would be in quarantine for it.
+    fn kind(self, disk: &Identify) -> Option<Kind> {
+        match self {
+            Self::Read => Some(Kind::Read),
+            Self::Write { fua: false } | Self::ZeroData { fua: false } if disk.exactly_once && disk.write_cache => {
+                Some(Kind::Write)
+            }
+            _ => None,
+        }
+    }
+
     /// Its data crosses the wire sector by sector.
     fn carries_sectors(self) -> bool {
         matches!(self, Self::Read | Self::Write { .. } | Self::ZeroData { .. })
@@ -323,6 +341,12 @@ struct Flight {
     last_sent: Instant,
     deadline: Instant,
     attempts: u32,
+    /// Deadlines that have passed.
+    timeouts: u32,
+    /// How often it was taken for lost before its deadline.
+    early: u8,
+    /// Its place in the order of what was sent on its path, while it is in that.
+    place: Option<(Kind, u64)>,
     /// Every time it was sent, the target knew us by our identity.
     registered: bool,
     bad_answers: u8,
@@ -406,6 +430,8 @@ pub struct Device {
     by_tag: HashMap<u32, u32>,
     /// Flights to be sent again.
     resend: VecDeque<u32>,
+    /// Of the latest flights that were sent again early: tag, path and kind.
+    resent: VecDeque<(u32, usize, Kind)>,
     /// When the first of those that have to wait may be sent.
     held_until: Option<Instant>,
     /// No flight is due before this.
@@ -450,6 +476,7 @@ impl Device {
             free_flights: Vec::new(),
             by_tag: HashMap::new(),
             resend: VecDeque::new(),
+            resent: VecDeque::new(),
             held_until: None,
             flights_due: None,
             waiting_since: None,
@@ -640,6 +667,7 @@ impl Device {
         for index in 0..self.paths.len() {
             self.identify_path_if_due(now, index);
         }
+        self.lose_overtaken_flights(now);
         if self.flights_due.is_some_and(|due| now >= due) {
             self.lose_overdue_flights(now);
         }
@@ -668,11 +696,13 @@ impl Device {
         };
         // While something answers, it is not given up, however long other things wait.
         let dead = dead.filter(|_| self.is_silent());
+        let overtaken = self.paths.iter().filter_map(Path::recovery_due);
         let quarantine = if self.parked.is_empty() { None } else { self.quarantine.next_end() };
         [Some(self.ask_at), self.settle_at, self.flights_due, self.held_until, dead, quarantine]
             .into_iter()
             .flatten()
             .chain(identify)
+            .chain(overtaken)
             .min()
     }
 

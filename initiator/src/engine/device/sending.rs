@@ -8,7 +8,7 @@ use aoe_common::wire::{AtaFlags, AtaRepr, LBA28_MAX};
 
 use super::super::PortId;
 use super::super::frames::{self, Envelope};
-use super::{Device, Flight, SLOW_TIMEOUT, TRIM_RANGE_SECTORS_MAX, Work, ZERO_SECTORS_MAX};
+use super::{Device, EARLY_MAX, Flight, SLOW_TIMEOUT, TRIM_RANGE_SECTORS_MAX, Work, ZERO_SECTORS_MAX};
 
 impl Device {
     /// A path for this work with room for one more frame, in turn.
@@ -143,6 +143,9 @@ impl Device {
                 last_sent: now,
                 deadline: now,
                 attempts: 0,
+                timeouts: 0,
+                early: 0,
+                place: None,
                 registered: true,
                 bad_answers: 0,
                 lost: true,
@@ -178,7 +181,9 @@ impl Device {
         flight.registered &= path.registered;
         flight.last_sent = now;
         flight.paths_used |= 1 << flight.path;
-        let wait = path.rtt.timeout(flight.attempts);
+        let kind = self.disk.as_ref().and_then(|disk| active.work.kind(disk)).filter(|_| flight.early < EARLY_MAX);
+        flight.place = kind.map(|kind| (kind, path.recovery(kind).sent(now, flight_id)));
+        let wait = path.rtt.timeout(flight.timeouts);
         flight.deadline = now + if active.work.carries_sectors() { wait } else { wait.max(SLOW_TIMEOUT) };
         path.in_flight += 1;
         if flight.attempts > 1 {

@@ -7,6 +7,7 @@ mod finding;
 mod loss;
 mod ordering;
 mod paths;
+mod recovery;
 mod requests;
 mod window;
 mod world;
