@@ -6,6 +6,7 @@ use aoe_tests::net::cable::{Counts, Trouble};
 use aoe_tests::net::fio::{DISK_BYTES, Load};
 use aoe_tests::net::image::{assert_same, random_file};
 use aoe_tests::net::{Daemon, Finished, Lab, wait_for};
+use serde_json::Value;
 
 /// Frames a host has sent and received since its interface was made.
 fn frames(lab: &Lab, host: &str) -> [u64; 2] {
@@ -133,4 +134,50 @@ fn net_bad_cable_undoes_writes_where_nothing_guards_them() {
     let bad = Bad::new(4, vblade, "--frame-life 1");
     let undone = bad.fio(Load { blocks: 16, writes: 64, passes: 1, rate: 0, overlaps: true });
     assert!(undone.code != 0 && undone.stderr.contains("verify: bad header numberio"), "{}", undone.output());
+}
+
+/// Reads by fio for a second, 32 requests under way: requests a second, and the time within which 99 of 100 were
+/// answered.
+fn read_for_a_second(lab: &Lab, uri: &str, block: &str) -> (f64, Duration) {
+    let line =
+        "fio --name=read --ioengine=nbd --rw=randread --iodepth=32 --time_based --runtime=1 --output-format=json";
+    let fio = lab.host("b").typed(line).arg(format!("--bs={block}")).arg(format!("--size={DISK_BYTES}"));
+    let said = fio.arg(format!("--uri={uri}")).run().succeeded().stdout;
+    // A greeting comes before the report.
+    let report: Value = serde_json::from_str(&said[said.find('{').expect("a report")..]).expect("JSON");
+    let read = &report["jobs"][0]["read"];
+    let slowest = &read["clat_ns"]["percentile"]["99.000000"];
+    (read["iops"].as_f64().expect("a rate"), Duration::from_nanos(slowest.as_u64().expect("a time")))
+}
+
+/// Of a hundred frames one is lost each way, so that of large reads every fourth loses something. Resends that wait for
+/// a time-out (50 ms) would show in the rate, and in the time of the slowest of a hundred reads.
+#[test]
+fn net_bad_cable_a_loss_now_and_then_costs_little() {
+    let lab = Lab::over_cable(&["a", "b"], 9000, 5);
+    random_file(&lab.path("disk.img"), DISK_BYTES, 5);
+    let _target = lab.export("a", "shelf 0 slot 1 disk.img");
+    let uri = lab.attach("b", "e0.1", "disk.sock");
+    for block in ["4k", "128k"] {
+        // In turn, as other programs want their share of the machine, too.
+        let mut rounds: Vec<_> = (0..3)
+            .map(|_| {
+                [0.0, 1.0].map(|lost| {
+                    ["a", "b"].iter().for_each(|host| lab.trouble(host, Trouble { lost, ..Trouble::default() }));
+                    read_for_a_second(&lab, &uri, block)
+                })
+            })
+            .collect();
+        let goodput = |[(clean, _), (lossy, _)]: &[(f64, Duration); 2]| lossy / clean;
+        let slower = |[(_, clean), (_, lossy)]: &[(f64, Duration); 2]| lossy.saturating_sub(*clean);
+        rounds.sort_by(|a, b| goodput(a).total_cmp(&goodput(b)));
+        let middle = goodput(&rounds[1]);
+        rounds.sort_by_key(slower);
+        let delay = slower(&rounds[1]);
+        println!("{block}: {middle:.2} of the rate without loss, the slowest of a hundred {delay:?} later");
+        assert!(middle > 0.5, "{block}: {rounds:?}");
+        assert!(delay < Duration::from_millis(30), "{block}: {rounds:?}");
+    }
+    let resends = &lab.stat("b")[0]["resends"];
+    assert!(resends.as_u64() > Some(100), "{resends}");
 }
