@@ -16,13 +16,13 @@ use aoe_common::ordering::{Footprint, Ordering};
 use aoe_common::planted::{Fault, planted};
 use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::{Command, ErrorCode, Frame, MacAddr};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use super::path::{PATHS_MAX, Path, PathState};
 use super::quarantine::Quarantine;
 use super::recovery::Kind;
 use super::unflushed::Unflushed;
-use super::{PortId, PortInfo, Tags};
+use super::{ByTag, PortId, PortInfo, Tags};
 
 /// Requests a device holds at the most; `has_room` tells.
 pub const REQUESTS_MAX: usize = 4096;
@@ -427,7 +427,7 @@ pub struct Device {
     unsent: VecDeque<u32>,
     flights: Vec<Option<Flight>>,
     free_flights: Vec<u32>,
-    by_tag: HashMap<u32, u32>,
+    by_tag: ByTag<u32>,
     /// Flights to be sent again.
     resend: VecDeque<u32>,
     /// Of the latest flights that were sent again early: tag, path and kind.
@@ -474,7 +474,7 @@ impl Device {
             unsent: VecDeque::new(),
             flights: Vec::new(),
             free_flights: Vec::new(),
-            by_tag: HashMap::new(),
+            by_tag: ByTag::default(),
             resend: VecDeque::new(),
             resent: VecDeque::new(),
             held_until: None,

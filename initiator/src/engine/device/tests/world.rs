@@ -9,6 +9,7 @@ use aoe_common::wire::{BROADCAST, ConfigCommand, ConfigRepr, EthernetRepr, Heade
 use super::super::*;
 pub use crate::engine::QUARANTINE;
 use crate::engine::frames;
+use std::collections::HashMap;
 
 pub const ADDRESS: Address = Address::new(7, 3);
 pub const PORT: PortId = PortId(1);
