@@ -318,8 +318,11 @@ impl Measurement<'_> {
         };
         let fio = fio.arg(format!("--rw={}", load.rw)).arg(format!("--bs={}", load.block));
         let fio = fio.arg(format!("--iodepth={}", load.depth)).arg(format!("--size={SET_BYTES}"));
-        let said = fio.arg(format!("--runtime={}ms", time.as_millis())).run().succeeded().json();
-        let job = &said["jobs"][0];
+        let said = fio.arg(format!("--runtime={}ms", time.as_millis())).run().succeeded().stdout;
+        // Ahead of the report it says that it is connected.
+        let report = said.find('{').map(|start| &said[start..]).and_then(|report| serde_json::from_str(report).ok());
+        let report: Value = report.unwrap_or_else(|| panic!("fio reports nothing: {said}"));
+        let job = &report["jobs"][0];
         let way = &job[if load.rw.ends_with("write") { "write" } else { "read" }];
         let (requests, seconds) = (number(&way["total_ios"]), number(&job["job_runtime"]) / 1e3);
         let processor = (number(&job["usr_cpu"]) + number(&job["sys_cpu"])) / 100.0 * seconds;
