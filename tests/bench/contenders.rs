@@ -3,6 +3,7 @@
 //! Everything that serves runs on processor [`SERVER_CPU`], everything that asks (with the initiator, where there is one)
 //! on [`CLIENT_CPU`]. Every measurement starts its servers anew and ends them, so that only one is there at a time.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ const WARM_UP: Duration = Duration::from_millis(250);
 /// Writes that fill the memory of requests a target may have: it keeps 1 048 576.
 const FILLING_WRITES: u64 = 1_100_000;
 /// Rounds of [`FILLING_ROUND`] in which that many writes have to be answered.
-const FILLING_ROUNDS: usize = 20;
+const FILLING_ROUNDS: usize = 40;
 const FILLING_ROUND: Duration = Duration::from_secs(3);
 /// Stations that share the filling.
 const FILLING_CLIENTS: u32 = 64;
@@ -81,6 +82,8 @@ pub struct Frames {
     pub rate: Option<u32>,
     /// MAC addresses they come from.
     pub stations: u32,
+    /// Whether the load sleeps while it waits, so that the server has to wake it.
+    pub sleeps: bool,
 }
 
 /// A load by fio.
@@ -97,6 +100,8 @@ pub struct Fio {
 /// The link between the two hosts.
 pub struct Wire {
     lab: Lab,
+    /// Frames that are lost, in per cent.
+    loss: Cell<f64>,
 }
 
 impl Wire {
@@ -107,12 +112,15 @@ impl Wire {
             lab.host(host).typed(&format!("ip address add {address}/24 dev eth0")).run().succeeded();
             lab.host(host).typed("tc qdisc add dev eth0 ingress").run().succeeded();
         }
-        Wire { lab }
+        Wire { lab, loss: Cell::new(0.0) }
     }
 
     /// From now on so many per cent of the frames are lost in each direction. The kernel does it as they arrive, with a
     /// filter that draws a number for each and sends those to nowhere that it chooses; that costs next to nothing.
-    pub fn lose(&self, per_cent: f64) {
+    fn lose(&self, per_cent: f64) {
+        if self.loss.replace(per_cent) == per_cent {
+            return;
+        }
         let limit = (per_cent / 100.0 * f64::from(u32::MAX)) as u32;
         // Load a random number; below the limit it matches, else not.
         let program = format!("4,32 0 0 4294963256,53 1 0 {limit},6 0 0 4294967295,6 0 0 0");
@@ -164,7 +172,7 @@ impl Measurement<'_> {
     fn run(&self, time: Duration) -> Sample {
         let files = self.files();
         if self.caching() == Caching::Cached {
-            warm(&files);
+            warm(&files, self.writes());
         }
         let sample = match self.client {
             Client::Frames(frames) => self.loaded(&self.serve(&files), &[], time, |time| self.frames(frames, time)),
@@ -180,8 +188,19 @@ impl Measurement<'_> {
             Client::Filling => self.filling(&files),
             Client::FirstAnswer => self.first_answer(&files),
         };
-        settle(&files);
+        if self.writes() {
+            settle(&files);
+        }
         sample
+    }
+
+    fn writes(&self) -> bool {
+        match self.client {
+            Client::Frames(load) => load.writes,
+            Client::Fio(load) => load.rw.ends_with("write"),
+            Client::Filling => true,
+            Client::FirstAnswer => false,
+        }
     }
 
     /// Loads what runs, briefly at first, and adds what the processes cost to what the client says.
@@ -293,6 +312,7 @@ impl Measurement<'_> {
             ("--rate", rate),
         ];
         let numbers = numbers.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?.to_string()]));
+        let command = if load.sleeps { command.arg("--sleep") } else { command };
         let command = command.args(numbers.flatten()).args(["--seconds", &time.as_secs_f64().to_string()]);
         let said = command.run().succeeded().json();
         let sample = Sample::from([
@@ -323,7 +343,7 @@ impl Measurement<'_> {
         let report = said.find('{').map(|start| &said[start..]).and_then(|report| serde_json::from_str(report).ok());
         let report: Value = report.unwrap_or_else(|| panic!("fio reports nothing: {said}"));
         let job = &report["jobs"][0];
-        let way = &job[if load.rw.ends_with("write") { "write" } else { "read" }];
+        let way = &job[if self.writes() { "write" } else { "read" }];
         let (requests, seconds) = (number(&way["total_ios"]), number(&job["job_runtime"]) / 1e3);
         let processor = (number(&job["usr_cpu"]) + number(&job["sys_cpu"])) / 100.0 * seconds;
         let latency = |quantile: &str| number(&way["clat_ns"]["percentile"][quantile]) / 1e3;
@@ -340,7 +360,7 @@ impl Measurement<'_> {
     /// The memory of a server whose tables are full.
     fn filling(&self, files: &[PathBuf]) -> Sample {
         let server = self.serve(files);
-        let load = Frames { writes: true, sectors: 8, depth: 64, rate: None, stations: FILLING_CLIENTS };
+        let load = Frames { writes: true, sectors: 8, depth: 64, rate: None, stations: FILLING_CLIENTS, sleeps: false };
         let mut written = 0;
         for _ in 0..FILLING_ROUNDS {
             if written < FILLING_WRITES {

@@ -1,6 +1,7 @@
 //! The disks that are served: files of random bytes on a real filesystem.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -76,12 +77,23 @@ pub fn settle(files: &[PathBuf]) {
     }
 }
 
-/// Brings files into the page cache.
-pub fn warm(files: &[PathBuf]) {
+/// Brings files into the page cache. With `dirty` every page is marked as written: the first write of a clean page costs
+/// several times as much as those after it, and how many of a run were first ones would depend on its length.
+pub fn warm(files: &[PathBuf], dirty: bool) {
     let mut chunk = vec![0; CHUNK];
-    for file in files {
-        let mut file = File::open(file).expect("a file of ours");
-        while std::io::Read::read(&mut file, &mut chunk).expect("a disk that works") > 0 {}
+    for path in files {
+        let file = OpenOptions::new().read(true).write(dirty).open(path).expect("a file of ours");
+        let mut place = 0;
+        loop {
+            let length = file.read_at(&mut chunk, place).expect("a disk that works");
+            if length == 0 {
+                break;
+            }
+            if dirty {
+                file.write_all_at(&chunk[..length], place).expect("a disk that works");
+            }
+            place += length as u64;
+        }
     }
 }
 

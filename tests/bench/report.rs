@@ -72,7 +72,8 @@ pub fn document(machine: &Machine, pace: Pace, results: &[Results]) -> String {
          Made by `tests/bench/run`, which installs what it needs, measures everything in one run and writes this file. Absolute \
          figures of a shared machine mean little; ratios of what was measured one after the other mean more. So every round \
          measures each contender once, in turn, and a ratio is taken within a round. Given are the median of the rounds and, in \
-         brackets, the least and the greatest. Goals have {} rounds of {:.1} s, the steps of a plot {}.\n\n\
+         brackets, the least and the greatest. Rounds of what goals are judged by: {}, each {:.1} s a \
+         contender; of the steps of a plot: {}.\n\n\
          Two network namespaces are joined by a virtual cable (veth) at MTU 9000 unless said otherwise. Servers run on one \
          processor, the load and our initiator on another. The load on AoE targets is a lean generator on raw frames that never \
          sleeps while it measures. \"floor\" is a responder that touches no disk: what the wire costs. Processor times are those \

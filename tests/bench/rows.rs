@@ -137,7 +137,7 @@ const QEMU: &str = "qemu-nbd";
 const LOCAL: &str = "local fio";
 
 /// Every goal, in the order of the document.
-pub const GOALS: [Goal; 24] = {
+pub const GOALS: [Goal; 25] = {
     use Limit::{AtLeast, AtMost};
     use Metric::{Mebibytes, Median, Memory, Requests, ServerCpu, Start};
     const fn goal(
@@ -163,6 +163,7 @@ pub const GOALS: [Goal; 24] = {
         goal("read_4k", "4 KiB reads per second, against vblade", Requests, OURS, VBLADE, AtLeast(1.7)),
         goal("read_8k", "8 KiB reads per second, against vblade", Requests, OURS, VBLADE, AtLeast(1.7)),
         goal("read_depth_1", "median latency at depth 1, against vblade", Median, OURS, VBLADE, AtMost(1.0)),
+        goal("read_depth_1_sleep", "the same, of a client that sleeps", Median, OURS, VBLADE, AtMost(1.0)),
         goal("direct_read_4k", "O_DIRECT reads per second, against local fio", Requests, OURS, LOCAL, AtLeast(0.9)),
         goal("direct_read_4k", "O_DIRECT reads per second, against vblade -d", Requests, OURS, VBLADE, AtLeast(6.0)),
         goal("direct_write_4k", "O_DIRECT writes per second, against local fio", Requests, OURS, LOCAL, AtLeast(0.9)),
@@ -203,7 +204,7 @@ pub const GOALS: [Goal; 24] = {
 };
 
 /// Random reads of 4 KiB, 32 at a time, by one station.
-const READS: Frames = Frames { writes: false, sectors: 8, depth: 32, rate: None, stations: 1 };
+const READS: Frames = Frames { writes: false, sectors: 8, depth: 32, rate: None, stations: 1, sleeps: false };
 
 /// Depth 32, as with frames.
 const NBD_READS: Fio = Fio { rw: "randread", block: 4096, depth: 32 };
@@ -291,6 +292,13 @@ fn goal_experiments() -> Vec<Experiment> {
             respond(Frames { depth: 1, ..READS }),
         ),
         goal_experiment(
+            "read_depth_1_sleep",
+            "One read of 4 KiB at a time, by a client that sleeps",
+            "The same with a load that sleeps until its answer comes, as real clients do. To wake it is the server's work.",
+            LOADED,
+            respond(Frames { depth: 1, sleeps: true, ..READS }),
+        ),
+        goal_experiment(
             "direct_read_4k",
             "Random reads of 4 KiB around the page cache",
             "`aoe-target --direct`, `vblade -d`, and fio with io_uring on the same file without any network; 32 requests \
@@ -319,7 +327,8 @@ fn goal_experiments() -> Vec<Experiment> {
             "nbd_4k",
             "Random reads of 4 KiB through NBD",
             "fio's NBD client with 32 requests under way, on a unix socket of aoe-attach with AoE on the wire, and on NBD \
-             over TCP on the same wire. The client's side (fio and aoe-attach) has one processor, the server's the other.",
+             over TCP on the same wire. The client's side (fio and aoe-attach) has one processor, the server's the other. nbdkit \
+             and qemu-nbd run with their defaults.",
             THROUGH_NBD,
             nbd(NBD_READS),
         ),
