@@ -62,7 +62,9 @@ pub enum Client {
     /// The lean load generator on raw frames.
     Frames(Frames),
     /// fio: over NBD, by way of aoe-attach where AoE is served; or on the file.
-    Fio(Fio),
+    Fio(Blocks),
+    /// aoe-bench: our initiator without NBD.
+    Initiator(Blocks),
     /// As many writes by many stations as the target can remember, and reads; then its memory is looked at.
     Filling,
     /// One question again and again, from before the server's start on.
@@ -86,10 +88,10 @@ pub struct Frames {
     pub sleeps: bool,
 }
 
-/// A load by fio.
+/// A load of blocks at random places or one after the other.
 #[derive(Clone, Copy, Debug)]
-pub struct Fio {
-    /// As fio names it.
+pub struct Blocks {
+    /// As fio and aoe-bench name it.
     pub rw: &'static str,
     /// Bytes of a request.
     pub block: u32,
@@ -185,6 +187,7 @@ impl Measurement<'_> {
                 }
                 sample
             }
+            Client::Initiator(load) => self.loaded(&self.serve(&files), &[], time, |time| self.initiator(load, time)),
             Client::Filling => self.filling(&files),
             Client::FirstAnswer => self.first_answer(&files),
         };
@@ -197,7 +200,7 @@ impl Measurement<'_> {
     fn writes(&self) -> bool {
         match self.client {
             Client::Frames(load) => load.writes,
-            Client::Fio(load) => load.rw.ends_with("write"),
+            Client::Fio(load) | Client::Initiator(load) => load.rw.ends_with("write"),
             Client::Filling => true,
             Client::FirstAnswer => false,
         }
@@ -326,7 +329,7 @@ impl Measurement<'_> {
     }
 
     /// Loads with fio.
-    fn fio(&self, load: Fio, place: &str, time: Duration) -> Said {
+    fn fio(&self, load: Blocks, place: &str, time: Duration) -> Said {
         // On the file alone fio does a server's work, so it has a server's processor.
         let is_local = matches!(self.server, Server::File);
         let fio = pinned(self.lab.host(CLIENT), if is_local { SERVER_CPU } else { CLIENT_CPU }, "fio");
@@ -355,6 +358,22 @@ impl Measurement<'_> {
             (Metric::LoadCpu, processor * 1e6 / requests),
         ]);
         Said { requests, sample }
+    }
+
+    /// Loads with our initiator.
+    fn initiator(&self, load: Blocks, time: Duration) -> Said {
+        let program = pinned(self.lab.host(CLIENT), CLIENT_CPU, "aoe-bench").args(["e0.1", "--json", "--yes"]);
+        let program =
+            program.args(["--rw", load.rw, "--bs", &load.block.to_string(), "--depth", &load.depth.to_string()]);
+        let said = program.args(["--seconds", &time.as_secs_f64().to_string()]).run().succeeded().json();
+        let sample = Sample::from([
+            (Metric::Requests, number(&said["iops"])),
+            (Metric::Mebibytes, number(&said["mib_per_s"])),
+            (Metric::Median, number(&said["latency_us"]["p50"])),
+            (Metric::Tail, number(&said["latency_us"]["p99"])),
+            (Metric::InitiatorCpu, number(&said["cpu_us_per_request"])),
+        ]);
+        Said { requests: number(&said["requests"]) + number(&said["drained"]), sample }
     }
 
     /// The memory of a server whose tables are full.

@@ -21,7 +21,7 @@ impl Pace {
     fn of(self, effort: Effort) -> (usize, Duration) {
         match effort {
             Effort::Goal => (self.rounds, self.time),
-            Effort::Step => (self.rounds.div_ceil(2), self.time.mul_f64(0.6)),
+            Effort::Step => (self.rounds.div_ceil(2), self.time.mul_f64(0.5)),
             Effort::Once => (1, self.time),
         }
     }

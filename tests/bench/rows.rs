@@ -3,7 +3,7 @@
 //! An experiment puts several contenders to the same load. One with an axis repeats that for the steps on it. A goal
 //! compares two contenders of one experiment, or one with a number.
 
-use crate::contenders::{Client, Fio, Frames, Server};
+use crate::contenders::{Blocks, Client, Frames, Server};
 use crate::figures::{Metric, Spread};
 use crate::images::Caching::{Cached, Direct};
 use crate::rounds::Results;
@@ -132,12 +132,13 @@ const OURS: &str = "aoe-target";
 const VBLADE: &str = "vblade";
 const FLOOR: &str = "floor";
 const ATTACHED: &str = "aoe-attach + aoe-target";
+const INITIATOR: &str = "aoe-bench";
 const NBDKIT: &str = "nbdkit";
 const QEMU: &str = "qemu-nbd";
 const LOCAL: &str = "local fio";
 
 /// Every goal, in the order of the document.
-pub const GOALS: [Goal; 25] = {
+pub const GOALS: [Goal; 26] = {
     use Limit::{AtLeast, AtMost};
     use Metric::{Mebibytes, Median, Memory, Requests, ServerCpu, Start};
     const fn goal(
@@ -180,7 +181,22 @@ pub const GOALS: [Goal; 25] = {
         goal("nbd_4k", "4 KiB reads per second through NBD, against qemu-nbd", Requests, ATTACHED, QEMU, AtLeast(1.0)),
         goal("nbd_128k", "sequential 128 KiB through NBD, against nbdkit", Mebibytes, ATTACHED, NBDKIT, AtLeast(0.6)),
         goal("nbd_128k", "sequential 128 KiB through NBD, against qemu-nbd", Mebibytes, ATTACHED, QEMU, AtLeast(0.6)),
-        goal("loss_1", "goodput at 1 % loss, against no loss", Requests, "1 % loss", "no loss", AtLeast(0.75)),
+        goal(
+            "loss_1",
+            "goodput of aoe-attach at 1 % loss, against no loss",
+            Requests,
+            "aoe-attach, 1 % loss",
+            "aoe-attach, no loss",
+            AtLeast(0.75),
+        ),
+        goal(
+            "loss_1",
+            "goodput of aoe-bench at 1 % loss, against no loss",
+            Requests,
+            "aoe-bench, 1 % loss",
+            "aoe-bench, no loss",
+            AtLeast(0.75),
+        ),
         goal(
             "exports_256",
             "requests per second, 256 exports against 1",
@@ -207,7 +223,7 @@ pub const GOALS: [Goal; 25] = {
 const READS: Frames = Frames { writes: false, sectors: 8, depth: 32, rate: None, stations: 1, sleeps: false };
 
 /// Depth 32, as with frames.
-const NBD_READS: Fio = Fio { rw: "randread", block: 4096, depth: 32 };
+const BLOCK_READS: Blocks = Blocks { rw: "randread", block: 4096, depth: 32 };
 
 /// What costs and how much comes of it.
 const LOADED: &[Metric] = &[Metric::Requests, Metric::Median, Metric::Tail, Metric::ServerCpu, Metric::LoadCpu];
@@ -254,11 +270,11 @@ fn goal_experiments() -> Vec<Experiment> {
     let direct = |load: Frames, rw: &'static str| {
         [
             cell(OURS, Server::Target { exports: 1, caching: Direct }, Client::Frames(load)),
-            cell(LOCAL, Server::File, Client::Fio(Fio { rw, ..NBD_READS })),
+            cell(LOCAL, Server::File, Client::Fio(Blocks { rw, ..BLOCK_READS })),
             cell(VBLADE, Server::Vblade { exports: 1, caching: Direct }, Client::Frames(load)),
         ]
     };
-    let nbd = |load: Fio| {
+    let nbd = |load: Blocks| {
         [(ATTACHED, TARGET), (NBDKIT, Server::Nbdkit), (QEMU, Server::QemuNbd)]
             .map(|(name, server)| cell(name, server, Client::Fio(load)))
     };
@@ -330,7 +346,7 @@ fn goal_experiments() -> Vec<Experiment> {
              over TCP on the same wire. The client's side (fio and aoe-attach) has one processor, the server's the other. nbdkit \
              and qemu-nbd run with their defaults.",
             THROUGH_NBD,
-            nbd(NBD_READS),
+            nbd(BLOCK_READS),
         ),
         goal_experiment(
             "nbd_128k",
@@ -338,15 +354,32 @@ fn goal_experiments() -> Vec<Experiment> {
             "The same with 8 requests under way. On a virtual cable TCP hands over 64 KiB at a time, AoE has frames of \
              8 KiB.",
             THROUGH_NBD,
-            nbd(Fio { rw: "read", block: 128 << 10, depth: 8 }),
+            nbd(Blocks { rw: "read", block: 128 << 10, depth: 8 }),
+        ),
+        goal_experiment(
+            "initiator_4k",
+            "Our initiator without NBD",
+            "Random reads of 4 KiB, 32 under way, by aoe-bench, and by the lean generator, which knows no time-outs, windows \
+             or order.",
+            &[Metric::Requests, Metric::Median, Metric::Tail, Metric::ServerCpu, Metric::InitiatorCpu, Metric::LoadCpu],
+            [
+                cell(INITIATOR, TARGET, Client::Initiator(BLOCK_READS)),
+                cell("lean generator", TARGET, Client::Frames(READS)),
+            ],
         ),
         goal_experiment(
             "loss_1",
             "Random reads of 4 KiB while frames are lost",
-            "fio through aoe-attach, 32 requests under way; the kernel drops 1 % of the frames of each direction at random.",
+            "fio through aoe-attach, and aoe-bench, 32 requests under way; the kernel drops 1 % of the frames of each direction \
+             at random.",
             THROUGH_NBD,
-            [("no loss", 0.0), ("1 % loss", 1.0)]
-                .map(|(name, loss)| Cell { loss, ..cell(name, TARGET, Client::Fio(NBD_READS)) }),
+            [("aoe-attach, no loss", 0.0, true), ("aoe-attach, 1 % loss", 1.0, true)]
+                .into_iter()
+                .chain([("aoe-bench, no loss", 0.0, false), ("aoe-bench, 1 % loss", 1.0, false)])
+                .map(|(name, loss, attached)| {
+                    let client = if attached { Client::Fio(BLOCK_READS) } else { Client::Initiator(BLOCK_READS) };
+                    Cell { loss, ..cell(name, TARGET, client) }
+                }),
         ),
         goal_experiment(
             "exports_256",
@@ -430,7 +463,7 @@ fn sweeps() -> Vec<Experiment> {
                 shown: &[Metric::Median, Metric::Tail, Metric::Requests],
                 axis: Some(Axis { label: "requests/s asked for", place: Place::At(Metric::Requests) }),
             },
-            respond(&[10_000, 25_000, 50_000, 75_000, 100_000, 125_000, 150_000, 200_000], |rate| Frames {
+            respond(&[10_000, 25_000, 50_000, 75_000, 100_000, 150_000, 200_000], |rate| Frames {
                 rate: Some(rate),
                 depth: 64,
                 ..READS
@@ -460,14 +493,13 @@ fn sweeps() -> Vec<Experiment> {
             About {
                 name: "over_loss",
                 title: "Requests per second over loss",
-                text: "fio through aoe-attach as above, 32 random reads of 4 KiB under way.",
+                text: "fio through aoe-attach, and aoe-bench, 32 random reads of 4 KiB under way.",
                 shown: &[Metric::Requests, Metric::Tail],
                 axis: axis("% of the frames of each direction lost"),
             },
-            [0.0, 0.1, 0.3, 1.0, 3.0].map(|loss| Cell {
-                step: loss,
-                loss,
-                ..cell(ATTACHED, TARGET, Client::Fio(NBD_READS))
+            [0.0, 0.1, 0.3, 1.0, 3.0].into_iter().flat_map(|loss| {
+                [(ATTACHED, Client::Fio(BLOCK_READS)), (INITIATOR, Client::Initiator(BLOCK_READS))]
+                    .map(|(name, client)| Cell { step: loss, loss, ..cell(name, TARGET, client) })
             }),
         ),
         sweep(
@@ -489,7 +521,7 @@ fn sweeps() -> Vec<Experiment> {
                 shown: RESPONSE,
                 axis: axis("stations"),
             },
-            respond(&[1, 4, 16, 64, 256], |stations| Frames { stations, ..READS }),
+            respond(&[1, 4, 16, 64], |stations| Frames { stations, ..READS }),
         ),
     ]
 }
