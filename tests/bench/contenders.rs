@@ -46,8 +46,8 @@ pub enum Server {
     Target { exports: u32, caching: Caching },
     /// A vblade process for each export.
     Vblade { exports: u32, caching: Caching },
-    /// The responder that touches no disk.
-    Floor { exports: u32 },
+    /// The responder that touches no disk, or reads a file and does nothing else.
+    Floor { exports: u32, reads: bool },
     /// nbdkit's file plugin, over TCP.
     Nbdkit,
     /// qemu-nbd, over TCP.
@@ -229,7 +229,7 @@ impl Measurement<'_> {
 
     fn exports(&self) -> u32 {
         match self.server {
-            Server::Target { exports, .. } | Server::Vblade { exports, .. } | Server::Floor { exports } => exports,
+            Server::Target { exports, .. } | Server::Vblade { exports, .. } | Server::Floor { exports, .. } => exports,
             Server::Nbdkit | Server::QemuNbd | Server::File => 1,
         }
     }
@@ -244,7 +244,7 @@ impl Measurement<'_> {
 
     fn files(&self) -> Vec<PathBuf> {
         match self.server {
-            Server::Floor { .. } => Vec::new(),
+            Server::Floor { reads: false, .. } => Vec::new(),
             _ => self.images.set(self.exports(), self.caching()),
         }
     }
@@ -263,10 +263,11 @@ impl Measurement<'_> {
             Server::Vblade { caching, .. } => {
                 (0..).zip(files).map(|(number, file)| vblade(host, number, file, caching)).collect()
             }
-            Server::Floor { exports } => {
+            Server::Floor { exports, .. } => {
                 let floor = bench(host, SERVER_CPU).args(["floor", "--interface", "eth0", "--device", "e0.1"]);
                 let floor =
                     floor.args(["--devices", &exports.to_string(), "--sectors", &self.sectors_each().to_string()]);
+                let floor = files.iter().fold(floor, |floor, file| floor.arg("--file").arg(file));
                 vec![floor.spawn_ready(|line| line == "ready")]
             }
             Server::Nbdkit => {

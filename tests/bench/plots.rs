@@ -53,13 +53,14 @@ fn try_draw(file: &Path, plot: &Plot) -> Result<(), Box<dyn std::error::Error>> 
         points().map(|(_, spread)| height(spread.least)).fold(f64::INFINITY, f64::min),
         points().map(|(_, spread)| height(spread.most)).fold(f64::NEG_INFINITY, f64::max),
     ];
-    let up =
-        if plot.logarithmic { lowest.floor()..highest.ceil().max(lowest.floor() + 1.0) } else { 0.0..highest * 1.1 };
+    // Room for the names above the lines.
+    let lowest = if plot.logarithmic { lowest.floor() } else { 0.0 };
+    let up = lowest..lowest + 1.4 * (highest - lowest).max(1e-9);
 
     let area = SVGBackend::new(file, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)
-        .caption(&plot.title, ("sans-serif", 18))
+        .caption(&plot.title, ("sans-serif", 22))
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(64)
@@ -78,8 +79,8 @@ fn try_draw(file: &Path, plot: &Plot) -> Result<(), Box<dyn std::error::Error>> 
         .y_label_formatter(&|y| thousands(if plot.logarithmic { 10f64.powf(*y) } else { *y }))
         .x_desc(&plot.across)
         .y_desc(&plot.up)
-        .label_style(("sans-serif", 13))
-        .axis_desc_style(("sans-serif", 13))
+        .label_style(("sans-serif", 16))
+        .axis_desc_style(("sans-serif", 16))
         .draw()?;
     for ((name, points), colour) in plot.lines.iter().zip(COLOURS.iter().cycle()) {
         let line = points.iter().map(|(x, spread)| (*x, height(spread.median)));
@@ -93,10 +94,10 @@ fn try_draw(file: &Path, plot: &Plot) -> Result<(), Box<dyn std::error::Error>> 
     }
     chart
         .configure_series_labels()
-        .position(if plot.logarithmic { SeriesLabelPosition::UpperLeft } else { SeriesLabelPosition::LowerRight })
+        .position(SeriesLabelPosition::UpperMiddle)
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.3))
-        .label_font(("sans-serif", 13))
+        .label_font(("sans-serif", 16))
         .draw()?;
     area.present()?;
     Ok(())

@@ -178,11 +178,15 @@ fn plots_of(results: &Results) -> Vec<(Plot, String)> {
     let about = &results.about;
     let Some(axis) = about.axis.filter(|_| !results.measured.is_empty()) else { return Vec::new() };
     let steps = steps(results);
-    let place = |measured: &Measured| match axis.place {
-        Place::Steps => steps.iter().position(|step| *step == measured.step).map(|position| position as f64),
-        Place::At(metric) => measured.spread(metric).map(|spread| spread.median),
+    let is_named = axis.place == Place::Names;
+    let place = |measured: &Measured| {
+        if !is_named {
+            return Some(measured.step);
+        }
+        steps.iter().position(|step| *step == measured.step).map(|position| position as f64)
     };
-    let plotted = about.shown.iter().filter(|metric| axis.place != Place::At(**metric));
+    let is_latency = |metric: &&Metric| matches!(metric, Metric::Median | Metric::Tail);
+    let plotted = about.shown.iter().filter(|metric| is_named || is_latency(metric));
     let plot = |metric: &Metric| {
         let line = |name: &&'static str| {
             let of_it = results.measured.iter().filter(|measured| measured.contender == *name);
@@ -191,13 +195,10 @@ fn plots_of(results: &Results) -> Vec<(Plot, String)> {
         };
         let plot = Plot {
             title: about.title.to_owned(),
-            across: match axis.place {
-                Place::Steps => axis.label.to_owned(),
-                Place::At(metric) => metric.title().to_owned(),
-            },
+            across: axis.label.to_owned(),
             up: metric.title().to_owned(),
-            steps: (axis.place == Place::Steps).then(|| steps.iter().map(f64::to_string).collect()),
-            logarithmic: axis.place != Place::Steps,
+            steps: is_named.then(|| steps.iter().map(f64::to_string).collect()),
+            logarithmic: !is_named,
             lines: contenders(results).iter().map(line).collect(),
         };
         (plot, format!("{}-{}.svg", about.name, format!("{metric:?}").to_lowercase()))

@@ -28,17 +28,17 @@ pub struct About {
 pub struct Axis {
     /// With the unit.
     pub label: &'static str,
-    /// Where the points of the drawings stand.
+    /// What the steps are to a drawing.
     pub place: Place,
 }
 
-/// Where the points of a drawing stand on its axis.
+/// What the steps of an axis are to a drawing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Each step is as far from the next.
-    Steps,
-    /// At what was measured; the latencies above it are drawn on a logarithmic scale.
-    At(Metric),
+    /// Names: each is as far from the next.
+    Names,
+    /// Numbers. What is drawn above them is latency, on a logarithmic scale.
+    Numbers,
 }
 
 /// How often, and how long.
@@ -131,6 +131,7 @@ impl Goal {
 const OURS: &str = "aoe-target";
 const VBLADE: &str = "vblade";
 const FLOOR: &str = "floor";
+const READING_FLOOR: &str = "floor with a file";
 const ATTACHED: &str = "aoe-attach + aoe-target";
 const INITIATOR: &str = "aoe-bench";
 const NBDKIT: &str = "nbdkit";
@@ -244,7 +245,7 @@ pub fn experiments() -> Vec<Experiment> {
 
 const TARGET: Server = Server::Target { exports: 1, caching: Cached };
 const ONE_VBLADE: Server = Server::Vblade { exports: 1, caching: Cached };
-const ONE_FLOOR: Server = Server::Floor { exports: 1 };
+const ONE_FLOOR: Server = Server::Floor { exports: 1, reads: false };
 
 /// The three that answer raw frames.
 const RESPONDERS: [(&str, Server); 3] = [(OURS, TARGET), (VBLADE, ONE_VBLADE), (FLOOR, ONE_FLOOR)];
@@ -267,6 +268,10 @@ fn goal_experiment(
 
 fn goal_experiments() -> Vec<Experiment> {
     let respond = |load: Frames| RESPONDERS.map(|(name, server)| cell(name, server, Client::Frames(load)));
+    let read = |load: Frames| {
+        let floor = Server::Floor { exports: 1, reads: true };
+        respond(load).into_iter().chain([cell(READING_FLOOR, floor, Client::Frames(load))])
+    };
     let direct = |load: Frames, rw: &'static str| {
         [
             cell(OURS, Server::Target { exports: 1, caching: Direct }, Client::Frames(load)),
@@ -282,16 +287,17 @@ fn goal_experiments() -> Vec<Experiment> {
         goal_experiment(
             "read_4k",
             "Random reads of 4 KiB",
-            "A cached file, 32 requests under way.",
+            "A cached file, 32 requests under way. \"floor with a file\" reads by pread and does nothing else: the least that a \
+             target of files can cost.",
             LOADED,
-            respond(READS),
+            read(READS),
         ),
         goal_experiment(
             "read_8k",
             "Random reads of 8 KiB",
             "A cached file, 32 requests under way.",
             LOADED,
-            respond(Frames { sectors: 16, ..READS }),
+            read(Frames { sectors: 16, ..READS }),
         ),
         goal_experiment(
             "write_4k",
@@ -435,7 +441,7 @@ fn sweep(about: About, cells: impl IntoIterator<Item = Cell>) -> Experiment {
 
 fn sweeps() -> Vec<Experiment> {
     const RESPONSE: &[Metric] = &[Metric::Requests, Metric::ServerCpu];
-    let axis = |label| Some(Axis { label, place: Place::Steps });
+    let axis = |label| Some(Axis { label, place: Place::Names });
     // The responders one after the other at each step.
     let respond = |steps: &[u32], load: fn(u32) -> Frames| {
         let at = |step: &u32| {
@@ -461,7 +467,7 @@ fn sweeps() -> Vec<Experiment> {
                 text: "Random reads of 4 KiB of a cached file, sent at a given rate whether answers come or not, as long as \
                        no more than 64 are under way. Latency counts from when a request was due.",
                 shown: &[Metric::Median, Metric::Tail, Metric::Requests],
-                axis: Some(Axis { label: "requests/s asked for", place: Place::At(Metric::Requests) }),
+                axis: Some(Axis { label: "requests/s asked for", place: Place::Numbers }),
             },
             respond(&[10_000, 25_000, 50_000, 75_000, 100_000, 150_000, 200_000], |rate| Frames {
                 rate: Some(rate),
