@@ -105,8 +105,8 @@ fn a_path_that_falls_silent_is_probed_and_then_waited_for() {
 fn what_is_better_waited_for_is_waited_for() {
     let fua = |n: u64| Operation::Write { lba: n, data: vec![7; SECTOR], fua: true };
     let write_through = Identify { write_cache: false, ..ours() };
-    let makes: [(Identify, fn(u64) -> Operation); 3] =
-        [(vblade(), |n| write_of(n, 1, 7)), (ours(), fua), (write_through, |n| write_of(n, 1, 7))];
+    let plain = |n: u64| write_of(n, 1, 7);
+    let makes = [(vblade(), plain as fn(u64) -> Operation), (ours(), fua), (write_through, plain)];
     for (identify, make) in makes {
         let mut world = busy(identify);
         lose(&mut world, 100, 1);
