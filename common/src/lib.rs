@@ -1,12 +1,13 @@
 //! What AoE targets and initiators share.
 //!
-//! `wire`, `ata`, `addr`, `frame`, `ordering`, `planted`, `port` and `time` are values without sockets, files, threads or
+//! `wire`, `ata`, `addr`, `frame`, `hash`, `ordering`, `planted`, `port` and `time` are values without sockets, files, threads or
 //! clocks; the engines on both sides are built from them. `link`, `netlink` and `mailbox` are the only modules here that
 //! talk to the kernel.
 
 pub mod addr;
 pub mod ata;
 pub mod frame;
+pub mod hash;
 pub mod link;
 pub mod mailbox;
 pub mod netlink;

@@ -35,9 +35,6 @@ pub use masking::{DIRECTIVES_MAX, EXPORTS_MAX, MaskList, Masking, Round, TARGETS
 pub use path::{PATHS_MAX, PathState, WINDOW_MAX};
 pub use quarantine::QUARANTINE;
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
 use aoe_common::planted::{Fault, planted};
 pub use aoe_common::port::{PortId, PortInfo};
 
@@ -69,28 +66,6 @@ impl Tags {
         tag
     }
 }
-
-/// Spreads tags over a hash table. They come from our own counter, so nobody can choose ones that collide, and what a
-/// general hash costs for each frame is saved.
-#[derive(Clone, Copy, Debug, Default)]
-struct TagHasher(u64);
-
-impl Hasher for TagHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
-    }
-
-    fn write_u32(&mut self, tag: u32) {
-        self.0 = (self.0 ^ u64::from(tag)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-/// What is found by its tag.
-type ByTag<T> = HashMap<u32, T, BuildHasherDefault<TagHasher>>;
 
 /// A first tag for a run that begins at the wall-clock time `micros` (since 1970): one tag for every 4 us that
 /// pass. A run would have to use 250 000 tags a second all its life to catch up with the next one, and tags

@@ -8,8 +8,7 @@
 //! needs, which a new station may have: first one of a station that was only ever ignored, then the one that was not
 //! used for longest. A station that is only ignored replaces none, so that a flood of made-up ones costs little.
 
-use std::collections::HashMap;
-
+use aoe_common::hash::FastMap;
 use aoe_common::wire::MacAddr;
 
 use super::export::EXPORT_REQUESTS_MAX;
@@ -57,7 +56,7 @@ pub struct RecordId(u32);
 #[derive(Debug, Default)]
 pub struct Ledger {
     records: Vec<Record>,
-    by_station: HashMap<MacAddr, u32>,
+    by_station: FastMap<MacAddr, u32>,
     /// The record used last: a busy station is found without a search.
     last: usize,
     uses: u64,

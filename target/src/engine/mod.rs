@@ -42,6 +42,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use aoe_common::addr::Address;
 use aoe_common::ata::TrimRange;
 use aoe_common::frame::FrameBuffer;
+use aoe_common::hash::FastMap;
 pub use aoe_common::port::{PortId, PortInfo};
 use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::{
@@ -261,7 +262,7 @@ pub struct EngineCounters {
 pub struct Target {
     config: EngineConfig,
     exports: Vec<Export>,
-    by_address: BTreeMap<Address, u32>,
+    by_address: FastMap<Address, u32>,
     ports: BTreeMap<PortId, PortInfo>,
     requests: Vec<Option<Request>>,
     free_requests: Vec<u32>,
@@ -287,7 +288,7 @@ impl Target {
         Self {
             config,
             exports: Vec::new(),
-            by_address: BTreeMap::new(),
+            by_address: FastMap::default(),
             ports: BTreeMap::new(),
             requests: Vec::new(),
             free_requests: Vec::new(),

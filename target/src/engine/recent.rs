@@ -5,9 +5,9 @@
 //! Whoever keeps records says when the oldest goes.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
 
+use aoe_common::hash::FastHash;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
@@ -35,13 +35,13 @@ pub struct Recent<R> {
     /// The number of the oldest.
     first: Number,
     index: HashTable<Number>,
-    hasher: RandomState,
+    hasher: FastHash,
 }
 
 impl<R: Record> Recent<R> {
     /// For so many records at the most.
     pub fn new(max: usize) -> Self {
-        Self { max, records: VecDeque::new(), first: 0, index: HashTable::new(), hasher: RandomState::new() }
+        Self { max, records: VecDeque::new(), first: 0, index: HashTable::new(), hasher: FastHash::default() }
     }
 
     /// The newest record with this key.

@@ -9,8 +9,7 @@
 //! request is known for longer than any initiator keeps resending it, and at any speed for longer than a
 //! copy of it lives in a network.
 
-use std::collections::HashSet;
-
+use aoe_common::hash::FastSet;
 use aoe_common::planted::{Fault, planted};
 use aoe_common::time::{Duration, Instant};
 
@@ -112,14 +111,14 @@ impl Record for Ended {
 /// The requests that changed something, or are about to.
 #[derive(Debug)]
 pub struct Repeats {
-    running: HashSet<DenseKey>,
+    running: FastSet<DenseKey>,
     ended: Recent<Ended>,
     forgotten_early: u64,
 }
 
 impl Default for Repeats {
     fn default() -> Self {
-        Self { running: HashSet::new(), ended: Recent::new(REMEMBERED_MAX), forgotten_early: 0 }
+        Self { running: FastSet::default(), ended: Recent::new(REMEMBERED_MAX), forgotten_early: 0 }
     }
 }
 

@@ -21,8 +21,7 @@
 //! Not judged: writes that overlap only newer ones from another address of the same station, which cannot be told
 //! from another station.
 
-use std::collections::HashMap;
-
+use aoe_common::hash::FastMap;
 use aoe_common::ordering::Footprint;
 use aoe_common::planted::{Fault, planted};
 use aoe_common::time::{Duration, Instant};
@@ -196,7 +195,7 @@ impl Watched {
 #[derive(Debug)]
 pub struct Stale {
     watched: Vec<Watched>,
-    slots: HashMap<(u32, MacAddr), u32>,
+    slots: FastMap<(u32, MacAddr), u32>,
     /// The station heard last: a busy one is found without a search.
     last: usize,
     /// Where to look next for a station that may be replaced.
@@ -210,7 +209,7 @@ impl Default for Stale {
     fn default() -> Self {
         Self {
             watched: Vec::new(),
-            slots: HashMap::new(),
+            slots: FastMap::default(),
             last: 0,
             hand: 0,
             names: 0,

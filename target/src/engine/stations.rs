@@ -8,8 +8,9 @@
 //! When another run follows at the same address, copies of what the run before it wrote may still come from there. So
 //! what an address was known by is kept for as long as requests are remembered.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
+use aoe_common::hash::FastMap;
 use aoe_common::time::Instant;
 use aoe_common::wire::MacAddr;
 
@@ -44,7 +45,7 @@ struct Known {
 /// The identities of stations.
 #[derive(Debug, Default)]
 pub struct Stations {
-    identities: HashMap<MacAddr, Known>,
+    identities: FastMap<MacAddr, Known>,
     order: VecDeque<MacAddr>,
     numbers: u64,
 }

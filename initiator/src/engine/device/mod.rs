@@ -12,6 +12,7 @@ mod sending;
 use aoe_common::addr::Address;
 use aoe_common::ata::{Identify, TRIM_ENTRIES_PER_SECTOR};
 use aoe_common::frame::SECTOR;
+use aoe_common::hash::FastMap;
 use aoe_common::ordering::{Footprint, Ordering};
 use aoe_common::planted::{Fault, planted};
 use aoe_common::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use super::path::{PATHS_MAX, Path, PathState};
 use super::quarantine::Quarantine;
 use super::recovery::Kind;
 use super::unflushed::Unflushed;
-use super::{ByTag, PortId, PortInfo, Tags};
+use super::{PortId, PortInfo, Tags};
 
 /// Requests a device holds at the most; `has_room` tells.
 pub const REQUESTS_MAX: usize = 4096;
@@ -427,7 +428,7 @@ pub struct Device {
     unsent: VecDeque<u32>,
     flights: Vec<Option<Flight>>,
     free_flights: Vec<u32>,
-    by_tag: ByTag<u32>,
+    by_tag: FastMap<u32, u32>,
     /// Flights to be sent again.
     resend: VecDeque<u32>,
     /// Of the latest flights that were sent again early: tag, path and kind.
@@ -474,7 +475,7 @@ impl Device {
             unsent: VecDeque::new(),
             flights: Vec::new(),
             free_flights: Vec::new(),
-            by_tag: ByTag::default(),
+            by_tag: FastMap::default(),
             resend: VecDeque::new(),
             resent: VecDeque::new(),
             held_until: None,

@@ -1,5 +1,7 @@
 //! A device, the targets it may reach, the network between them, and a clock that jumps from one event to the next.
 
+use std::collections::HashMap;
+
 pub use aoe_common::ata::{AtaError, Status, command};
 use aoe_common::ata::{CacheMemory, LOG_STATION_IDENTITY, trim_ranges};
 use aoe_common::frame::{HEADROOM, MIN_FRAME};
@@ -9,7 +11,6 @@ use aoe_common::wire::{BROADCAST, ConfigCommand, ConfigRepr, EthernetRepr, Heade
 use super::super::*;
 pub use crate::engine::QUARANTINE;
 use crate::engine::frames;
-use std::collections::HashMap;
 
 pub const ADDRESS: Address = Address::new(7, 3);
 pub const PORT: PortId = PortId(1);
