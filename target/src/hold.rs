@@ -1,8 +1,9 @@
 //! Holding writes after a restart.
 //!
 //! A target that starts knows nothing of what the process before it has run. A copy of a write that one answered may
-//! still be in the network, and come after a newer write to the same place. So for as long as a frame lives after the
-//! last process served an export, the new one runs no write to it; clients send theirs again.
+//! still be in the network, and come after a newer write to the same place; that of an edit of the mask list or the
+//! reservation likewise. So for as long as a frame lives after the last process served an export, the new one runs no
+//! write to it and no such edit; clients send theirs again.
 //!
 //! How it knows: while writes may run, the time of a file of the export in the state directory is kept fresh, by a
 //! thread of its own, since a directory can be slow. A host that lost power may have lost a newer time of that file; so

@@ -181,7 +181,8 @@ mod tests {
                 let hits = steps.iter().filter(|step| step.lba == 16 + block * 8).count();
                 assert!((120..280).contains(&hits), "{hits} of 1000 at block {block} of 5");
             }
-            let inside = |step: &Step| step.writes == writes && (16..56).contains(&step.lba) && step.lba.is_multiple_of(8);
+            let inside =
+                |step: &Step| step.writes == writes && (16..56).contains(&step.lba) && step.lba.is_multiple_of(8);
             assert!(steps.iter().all(inside));
         }
     }

@@ -92,13 +92,18 @@ impl Target {
 
     /// Applies an edit at once; answers it when it is stored and nobody it shut out has a write running.
     /// While one edit of an export waits, others are dropped: their stations ask again. A copy of one that was applied
-    /// changes nothing.
+    /// changes nothing; nor does one of an edit that the process before this one has applied.
     fn edit(&mut self, now: Instant, index: u32, to: &ReplyTo, kind: EditKind, state: StoredState, body: &[u8]) {
         if self.edits.contains_key(&index) {
             self.exports[index as usize].counters.overflows += 1;
             return;
         }
         if matches!(kind, EditKind::Mask(None) | EditKind::Reservation(_)) {
+            let export = &mut self.exports[index as usize];
+            if now < export.hold_writes_until && !planted(Fault::NoHold) {
+                export.counters.held += 1;
+                return;
+            }
             if let Some(outcome) = self.edited.seen(now, index, to, body) {
                 self.exports[index as usize].counters.repeats += 1;
                 match outcome {

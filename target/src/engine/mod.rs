@@ -327,8 +327,8 @@ impl Target {
         &self.exports[disk.0 as usize]
     }
 
-    /// The process before served this export until just now: runs no write until then. It has answered writes of
-    /// which this value knows nothing, and copies of those may still be on their way.
+    /// The process before served this export until just now: runs no write until then, and no edit of who may write. It
+    /// has answered some of which this value knows nothing, and copies of those may still be on their way.
     pub fn hold_writes(&mut self, disk: DiskId, until: Instant) {
         self.exports[disk.0 as usize].hold_writes_until = until;
     }
