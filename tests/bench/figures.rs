@@ -23,6 +23,8 @@ pub enum Metric {
     Memory,
     /// From the start of the program to the first answer, in seconds.
     Start,
+    /// Requests answered in a second, as a multiple of what aoe.ko had answered just before.
+    BesideKernel,
 }
 
 /// What one measurement has found.
@@ -41,17 +43,20 @@ impl Metric {
             Metric::LoadCpu => "load CPU, µs/request",
             Metric::Memory => "peak memory, MiB",
             Metric::Start => "first answer after, s",
+            Metric::BesideKernel => "requests/s, against aoe.ko",
         }
     }
 
     /// A value as people read it.
     pub fn show(self, value: f64) -> String {
         match self {
+            Metric::Requests if value < 1e4 => format!("{value:.0}"),
             Metric::Requests => format!("{:.1} k", value / 1e3),
             Metric::Mebibytes => format!("{value:.0}"),
             Metric::Median | Metric::Tail | Metric::Memory => format!("{value:.1}"),
             Metric::ServerCpu | Metric::InitiatorCpu | Metric::LoadCpu => format!("{value:.2}"),
             Metric::Start => format!("{value:.3}"),
+            Metric::BesideKernel => format!("{value:.2}×"),
         }
     }
 }

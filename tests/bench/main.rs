@@ -4,6 +4,7 @@ mod contenders;
 mod figures;
 mod first_answer;
 mod floor;
+mod guest;
 mod images;
 mod load;
 mod meter;
@@ -22,6 +23,7 @@ use clap::Parser;
 use crate::images::Images;
 use crate::report::Machine;
 use crate::rounds::{Pace, Results};
+use crate::rows::About;
 
 /// Measures the toolkit beside its peers.
 #[derive(Parser)]
@@ -64,15 +66,17 @@ fn main() -> Result<()> {
 }
 
 fn run(options: &Options) -> Result<()> {
-    let experiments: Vec<_> = rows::experiments()
-        .into_iter()
-        .filter(|experiment| options.only.as_ref().is_none_or(|only| experiment.about.name.starts_with(only)))
-        .collect();
+    let is_wanted = |about: &About| options.only.as_ref().is_none_or(|only| about.name.starts_with(only));
+    let experiments: Vec<_> =
+        rows::experiments().into_iter().filter(|experiment| is_wanted(&experiment.about)).collect();
+    let has_guest = is_wanted(&guest::ABOUT) && cfg!(target_arch = "x86_64");
     if options.list {
-        experiments.iter().for_each(|experiment| println!("{:<16} {}", experiment.about.name, experiment.about.title));
+        let guest = has_guest.then_some(&guest::ABOUT);
+        let all = experiments.iter().map(|experiment| &experiment.about).chain(guest);
+        all.for_each(|about| println!("{:<16} {}", about.name, about.title));
         return Ok(());
     }
-    ensure!(!experiments.is_empty(), "no row has that name; `--list` shows them all");
+    ensure!(!experiments.is_empty() || has_guest, "no row has that name; `--list` shows them all");
     ensure!(
         std::thread::available_parallelism()?.get() >= 2,
         "a server and its load need a processor each; this is one"
@@ -90,6 +94,10 @@ fn run(options: &Options) -> Result<()> {
     for experiment in &experiments {
         eprintln!("{:>4} s  {}", began.elapsed().as_secs(), experiment.about.name);
         results.push(rounds::run(experiment, &images, pace));
+    }
+    if has_guest {
+        eprintln!("{:>4} s  {}", began.elapsed().as_secs(), guest::ABOUT.name);
+        results.push(guest::run(pace.rounds));
     }
 
     if options.only.is_some() {
