@@ -47,7 +47,7 @@ pub enum Server {
     /// A vblade process for each export.
     Vblade { exports: u32, caching: Caching },
     /// The responder that touches no disk, or reads a file and does nothing else.
-    Floor { exports: u32, reads: bool },
+    Floor { exports: u32, serves_file: bool },
     /// nbdkit's file plugin, over TCP.
     Nbdkit,
     /// qemu-nbd, over TCP.
@@ -244,7 +244,7 @@ impl Measurement<'_> {
 
     fn files(&self) -> Vec<PathBuf> {
         match self.server {
-            Server::Floor { reads: false, .. } => Vec::new(),
+            Server::Floor { serves_file: false, .. } => Vec::new(),
             _ => self.images.set(self.exports(), self.caching()),
         }
     }

@@ -38,7 +38,8 @@ pub struct Options {
     /// Sectors of each.
     #[arg(long)]
     sectors: u64,
-    /// Read from this file by pread, in place of pretending: the least that a target can do which serves a file.
+    /// Read and write this file, by pread and pwrite, in place of pretending: the least that a target can do which serves
+    /// a file.
     #[arg(long)]
     file: Option<PathBuf>,
 }
@@ -52,7 +53,7 @@ pub fn run(options: &Options) -> Result<()> {
     let identify = Identify { sectors: options.sectors, ..Identify::default() }.emit();
     let frame_sectors = ((interface.mtu as usize - (HEADROOM - 14)) / SECTOR).min(MAX_SECTORS) as u8;
     let mut answers: Vec<_> = (0..SEND_BATCH).map(|_| FrameBuffer::new(frame_sectors.into())).collect();
-    let file = options.file.as_ref().map(File::open).transpose()?;
+    let file = options.file.as_ref().map(|path| File::options().read(true).write(true).open(path)).transpose()?;
     println!("ready");
     loop {
         let mut count = 0;
@@ -102,22 +103,25 @@ fn answer(
             answer.emit(Frame::emit_headers(&ethernet, &header, out.frame_mut()));
         }
         Command::Ata => {
-            let Ok((ata, _)) = AtaRepr::parse(frame.body) else { return false };
+            let Ok((ata, written)) = AtaRepr::parse(frame.body) else { return false };
             let payload = match ata.command {
                 command::READ_SECTORS_EXT | command::READ_SECTORS => usize::from(ata.count.min(frame_sectors)) * SECTOR,
                 command::IDENTIFY_DEVICE => SECTOR,
                 _ => 0,
             };
             out.set_len((HEADROOM + payload).max(MIN_FRAME));
+            let offset = ata.lba() * SECTOR as u64;
             let done = AtaRepr { command: Status::DRDY.bits(), count: 0, feature: 0, ..ata };
             let data = done.emit(Frame::emit_headers(&ethernet, &header, out.frame_mut()));
             match ata.command {
                 command::IDENTIFY_DEVICE => data[..SECTOR].copy_from_slice(identify),
-                _ if payload == 0 => data.fill(0),
-                _ => {
-                    let offset = ata.lba() * SECTOR as u64;
-                    return file.is_none_or(|file| file.read_exact_at(&mut data[..payload], offset).is_ok());
+                command::WRITE_SECTORS_EXT | command::WRITE_SECTORS => {
+                    data.fill(0);
+                    let Some(written) = written.get(..usize::from(ata.count) * SECTOR) else { return false };
+                    return file.is_none_or(|file| file.write_all_at(written, offset).is_ok());
                 }
+                _ if payload == 0 => data.fill(0),
+                _ => return file.is_none_or(|file| file.read_exact_at(&mut data[..payload], offset).is_ok()),
             }
         }
         _ => return false,

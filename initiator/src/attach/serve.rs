@@ -2,7 +2,7 @@
 //!
 //! One thread owns the device, the ports and the connections, and turns in one loop. Each turn takes what the ports
 //! and clients have, in bounded portions, and hands on what came of it in batches, so that a system call is for many
-//! requests when there are many. It sleeps when there is nothing to do, and for a moment when there will be more soon.
+//! requests when there are many. It sleeps when there is nothing to do.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,7 +14,6 @@ use aoe_common::mailbox::Mailbox;
 use aoe_common::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::prctl;
 use tokio::sync::{oneshot, watch};
 
 use super::client::Client;
@@ -32,13 +31,6 @@ pub(super) const CLIENTS_MAX: usize = 16;
 /// Frames taken from a port, and bytes from a client, before the others get their turn.
 const FRAMES_PER_TURN: usize = 256;
 const BYTES_PER_TURN: usize = 1 << 20;
-/// With so many frames under way or more, the thread gathers answers and requests for a moment before it looks at them,
-/// instead of being woken by each: a wake-up costs more than a frame, and takes the processor from a client.
-const GATHER_FROM: u32 = 16;
-/// How long: some fifth of the round trip of 32 frames at 60 000 a second.
-const GATHER_FOR: Duration = Duration::from_micros(100);
-/// How much later than asked for the kernel may end a pause, in nanoseconds; its default is as long as the pause.
-const TIMER_SLACK: u64 = 1_000;
 /// How often replies that need no target may lead to new requests in one turn.
 const ROUNDS_PER_TURN: usize = 4;
 /// How long requests under way, and then the last flush, may take when it is time to go.
@@ -130,8 +122,6 @@ pub(super) struct Server {
     when_up: Option<oneshot::Sender<Snapshot>>,
     can_accept: bool,
     ports_failed: bool,
-    /// There were frames in this turn.
-    has_received: bool,
     /// More could be done at once.
     is_busy: bool,
     leaving: Option<Leaving>,
@@ -169,7 +159,6 @@ impl Server {
             when_up: None,
             can_accept: false,
             ports_failed: false,
-            has_received: false,
             is_busy: false,
             leaving: None,
             cut_off: false,
@@ -179,9 +168,6 @@ impl Server {
     /// Turns until it is told to leave, or the kernel has left.
     pub fn run(mut self) -> io::Result<Ending> {
         let mut events = [EpollEvent::empty(); 64];
-        if let Err(error) = prctl::set_timerslack(TIMER_SLACK) {
-            tracing::debug!("timer slack: {}", error.desc());
-        }
         loop {
             let now = monotonic_now();
             self.is_busy = false;
@@ -204,12 +190,7 @@ impl Server {
     fn receive_frames(&mut self, now: Instant) {
         let device = &mut self.device;
         let errors = std::mem::take(&mut self.ports_failed);
-        let mut received = false;
-        let changes = self.ports.receive(FRAMES_PER_TURN, errors, |port, frame| {
-            received = true;
-            device.handle_frame(now, port, frame);
-        });
-        self.has_received = received;
+        let changes = self.ports.receive(FRAMES_PER_TURN, errors, |port, frame| device.handle_frame(now, port, frame));
         for (port, info) in changes {
             self.device.set_port(now, port, info);
         }
@@ -485,12 +466,7 @@ impl Server {
     // ---- Waiting ---------------------------------------------------------------------------------------------
 
     fn wait(&mut self, now: Instant, events: &mut [EpollEvent]) -> io::Result<()> {
-        // After a pause that was in vain it sleeps: answers of a slow disk come one by one.
-        let gathers = !self.is_busy && self.has_received && self.device.frames_under_way() >= GATHER_FROM;
-        if gathers {
-            std::thread::sleep(GATHER_FOR);
-        }
-        let timeout = if self.is_busy || gathers { EpollTimeout::ZERO } else { until(now, self.deadline()) };
+        let timeout = if self.is_busy { EpollTimeout::ZERO } else { until(now, self.deadline()) };
         let count = match self.epoll.wait(events, timeout) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,

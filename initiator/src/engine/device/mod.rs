@@ -523,11 +523,6 @@ impl Device {
         })
     }
 
-    /// Frames whose answers are waited for, on all paths.
-    pub fn frames_under_way(&self) -> u32 {
-        self.paths.iter().map(|path| path.in_flight).sum()
-    }
-
     /// Requests that have not completed.
     pub fn in_flight(&self) -> usize {
         self.requests.len() - self.free_requests.len()
