@@ -295,7 +295,7 @@ fn goal_experiments() -> Vec<Experiment> {
         goal_experiment(
             "read_4k",
             "Random reads of 4 KiB",
-            "A cached file, 32 requests under way. \"floor with a file\" reads by pread (writes by pwrite) and does nothing else: \
+            "A cached file, 32 requests under way. \"floor with a file\" reads by pread (writes by pwrite) and nothing else: \
              the least that a target of files can cost.",
             LOADED,
             beside_floors(READS),
