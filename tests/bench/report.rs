@@ -35,7 +35,7 @@ impl Machine {
             processors: std::thread::available_parallelism()?.get(),
             model: model.map_or("unknown", |(_, model)| model).trim().to_owned(),
             memory: sysinfo()?.ram_total(),
-            kernel: uname()?.release().to_string_lossy().into_owned(),
+            kernel: version(&uname()?.release().to_string_lossy()).to_owned(),
             filesystem,
             peers: peers(),
         })
@@ -54,6 +54,11 @@ impl Machine {
             ],
         )
     }
+}
+
+/// A kernel's version without what its builder added.
+fn version(release: &str) -> &str {
+    release.split('-').next().unwrap_or(release)
 }
 
 /// The peers' versions, from their packages.
