@@ -220,15 +220,13 @@ fn net_read_only_attach_refuses_writes() {
 fn net_stat_and_detach_name_what_is_attached() {
     let bridge = bridge(9000, "");
     bridge.client("nbdcopy", &[&bridge.uri, "out.img"]).succeeded();
-    let stat = bridge.lab.stat("b");
+    let stat = bridge.lab.stat_without_loss("b", IMAGE_BYTES / 8192);
     assert_eq!(stat.as_array().map(Vec::len), Some(1), "{stat}");
     let place = format!("unix:{}", bridge.lab.path("disk.sock").display());
     assert_eq!(stat[0]["device"], "e0.1");
     assert_eq!(stat[0]["where"], place);
     assert_eq!(stat[0]["state"], "up");
     assert_eq!(stat[0]["size_bytes"], IMAGE_BYTES);
-    assert_eq!(stat[0]["resends"], 0, "{stat}");
-    assert_eq!(stat[0]["errors"], 0, "{stat}");
     let path = &stat[0]["paths"][0];
     assert_eq!(path["mac"], bridge.lab.mac("a"));
     assert_eq!(path["interface"], bridge.lab.interface("b"));

@@ -23,8 +23,8 @@ const OVERTAKEN: usize = 3;
 /// Frames in the order of sending that are kept; the oldest is left to its time-out beyond that.
 const ORDER_MAX: usize = 1024;
 
-/// The shortest silence before a probe: longer than a busy host takes to run a process that was woken.
-const PROBE_MIN: Duration = Duration::from_millis(1);
+/// The shortest silence before a probe: longer than a busy host lets another process run (Linux: 3 ms).
+const PROBE_MIN: Duration = Duration::from_millis(4);
 /// Probes before silence is left to the time-outs.
 const PROBES_MAX: u32 = 3;
 
@@ -264,8 +264,8 @@ mod tests {
             assert_eq!(recovery.next_lost(due), None, "one at a time");
             asked.push((flight, due.since(at(10_000)).as_millis()));
         }
-        assert_eq!(asked, [(100, 1), (101, 3), (102, 7)]);
-        recovery.answered(at(20_000), 104, TRIP);
+        assert_eq!(asked, [(100, 4), (101, 12), (102, 28)]);
+        recovery.answered(at(50_000), 104, TRIP);
         assert!(recovery.due().is_some(), "it begins again with an answer");
     }
 
