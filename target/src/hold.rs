@@ -5,6 +5,9 @@
 //! reservation likewise. So for as long as a frame lives after the last process served an export, the new one runs no
 //! write to it and no such edit; clients send theirs again.
 //!
+//! aoe.ko sends again under new tags, and may have done so while nobody served: which of its attempts is the newest cannot
+//! be told before it has sent some more. So no write of such clients is run for as long after the start either.
+//!
 //! How it knows: while writes may run, the time of a file of the export in the state directory is kept fresh, by a
 //! thread of its own, since a directory can be slow. A host that lost power may have lost a newer time of that file; so
 //! the export counts as served until the host started, at least.
@@ -17,6 +20,7 @@ use std::time::SystemTime;
 use aoe_common::link::monotonic_now;
 use aoe_common::time::{Duration, Instant};
 
+use crate::engine::export::Hold;
 use crate::engine::stale::LIFE;
 
 /// How often the time of the files is set.
@@ -38,7 +42,7 @@ pub(crate) struct Marker {
 
 impl Marker {
     /// Opens or makes the file. Tells too until when writes have to be held, if at all.
-    pub(crate) fn open(path: &Path, now: Instant, may_hold: bool) -> io::Result<(Self, Option<Instant>)> {
+    pub(crate) fn open(path: &Path, now: Instant, may_hold: bool) -> io::Result<(Self, Option<Hold>)> {
         let served = match fs::metadata(path) {
             Ok(metadata) => Some(metadata.modified()?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -48,9 +52,9 @@ impl Marker {
         if served.is_none() {
             File::open(path.parent().expect("a file is in a directory"))?.sync_all()?;
         }
-        let until = served.filter(|_| may_hold).and_then(|served| hold_until(now, SystemTime::now(), served));
-        let from = until.map_or(now, |until| until - LAG);
-        Ok((Self { path: path.to_owned(), file, from, failed: false }, until))
+        let hold = served.filter(|_| may_hold).map(|served| hold(now, SystemTime::now(), served));
+        let from = hold.map_or(now, |hold| now.max(hold.anybody - LAG));
+        Ok((Self { path: path.to_owned(), file, from, failed: false }, hold))
     }
 
     fn refresh(&mut self, now: Instant) {
@@ -81,11 +85,11 @@ pub(crate) fn keep_fresh(mut markers: Vec<Marker>) -> io::Result<()> {
 }
 
 /// Until when to hold writes of an export that was last seen served at this time. `now` counts from the host's start.
-fn hold_until(now: Instant, clock: SystemTime, served: SystemTime) -> Option<Instant> {
+fn hold(now: Instant, clock: SystemTime, served: SystemTime) -> Hold {
     // A time in the future tells that the clock was set; then it may have been just now.
     let ago = clock.duration_since(served).unwrap_or_default().min(now.since(Instant::ZERO));
     let left = (LIFE + LAG).saturating_sub(ago);
-    (!left.is_zero()).then(|| now + left)
+    Hold { anybody: now + left, retagged: now + LIFE }
 }
 
 #[cfg(test)]
@@ -94,27 +98,29 @@ mod tests {
 
     const UP_FOR: Duration = Duration::from_secs(100);
 
-    fn held(served_ago: i64, up_for: Duration) -> Option<u64> {
+    fn held(served_ago: i64, up_for: Duration) -> u64 {
         let clock = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let ago = Duration::from_secs(served_ago.unsigned_abs());
         let served = if served_ago < 0 { clock + ago } else { clock - ago };
         let now = Instant::ZERO + up_for;
-        hold_until(now, clock, served).map(|until| until.since(now).as_secs())
+        let hold = hold(now, clock, served);
+        assert_eq!(hold.retagged, now + LIFE, "attempts sent while nobody served");
+        hold.anybody.since(now).as_secs()
     }
 
     #[test]
     fn writes_are_held_until_no_frame_from_before_lives() {
-        assert_eq!(held(0, UP_FOR), Some(11));
-        assert_eq!(held(4, UP_FOR), Some(7));
-        assert_eq!(held(11, UP_FOR), None);
-        assert_eq!(held(1_000_000, UP_FOR), None);
+        assert_eq!(held(0, UP_FOR), 11);
+        assert_eq!(held(4, UP_FOR), 7);
+        assert_eq!(held(11, UP_FOR), 0);
+        assert_eq!(held(1_000_000, UP_FOR), 0);
     }
 
     #[test]
     fn a_clock_that_was_set_back_and_a_host_that_just_started_count_as_now() {
-        assert_eq!(held(-3600, UP_FOR), Some(11));
-        assert_eq!(held(3600, Duration::from_secs(2)), Some(9));
-        assert_eq!(held(3600, Duration::from_secs(20)), None);
+        assert_eq!(held(-3600, UP_FOR), 11);
+        assert_eq!(held(3600, Duration::from_secs(2)), 9);
+        assert_eq!(held(3600, Duration::from_secs(20)), 0);
     }
 
     #[test]
@@ -125,7 +131,7 @@ mod tests {
         let (marker, first) = Marker::open(&path, now, true).unwrap();
         assert_eq!((first, marker.from), (None, now), "never served before");
         let (marker, second) = Marker::open(&path, now, true).unwrap();
-        let until = second.expect("served just now");
+        let until = second.expect("served just now").anybody;
         assert!(until > now + LIFE && until <= now + LIFE + LAG);
         assert_eq!(marker.from, until - LAG, "fresh before the first write runs, and not long before");
         let (marker, none) = Marker::open(&path, now, false).unwrap();
@@ -142,7 +148,7 @@ mod tests {
         let (mut held, until) = Marker::open(&path, monotonic_now(), true).unwrap();
         held.refresh(monotonic_now());
         assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), long_ago);
-        held.refresh(until.unwrap());
+        held.refresh(until.unwrap().anybody);
         assert!(fs::metadata(&path).unwrap().modified().unwrap() > long_ago);
         marker.refresh(monotonic_now());
         assert!(!marker.failed);

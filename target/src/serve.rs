@@ -80,11 +80,11 @@ pub fn serve(args: &ExportArgs, places: &[Place]) -> Result<()> {
 /// Lets exports that were served just before hold their writes, and has it marked from then on that they are served.
 fn hold_writes(args: &ExportArgs, directory: &StateDirectory, exports: &mut [Served]) -> Result<()> {
     let mut markers = Vec::new();
-    for Served { config, hold_until, .. } in exports.iter_mut().filter(|export| !export.config.read_only) {
+    for Served { config, hold, .. } in exports.iter_mut().filter(|export| !export.config.read_only) {
         let path = directory.path().join(format!("{}.served", config.address));
-        let (marker, until) = Marker::open(&path, monotonic_now(), !args.no_hold)
+        let (marker, served) = Marker::open(&path, monotonic_now(), !args.no_hold)
             .map_err(|error| anyhow!("{}: {error}; name a directory with --state-dir", path.display()))?;
-        *hold_until = until;
+        *hold = served;
         markers.push(marker);
     }
     keep_fresh(markers).context("cannot start a thread")
@@ -141,7 +141,7 @@ fn open_exports(args: &ExportArgs, places: &[Place]) -> Result<Vec<Served>> {
             rotational: disk.rotational(),
             cache_memory: cache_memory(0),
         };
-        exports.push(Served { config, disk, stored: StoredState::default(), image, hold_until: None });
+        exports.push(Served { config, disk, stored: StoredState::default(), image, hold: None });
     }
     Ok(exports)
 }
@@ -273,7 +273,7 @@ impl Control<'_> {
     }
 
     /// What is said of an export when it is served, in two parts: between them goes how its disk is reached.
-    fn line(&self, Served { config, disk, stored, hold_until, .. }: &Served) -> Line {
+    fn line(&self, Served { config, disk, stored, hold, .. }: &Served) -> Line {
         let size = human_size(disk.size_bytes());
         let access = match (config.read_only, stored.lost) {
             (true, _) => "read-only",
@@ -285,10 +285,16 @@ impl Control<'_> {
         let settings = (*stored
             != StoredState { lost: stored.lost, cleared: stored.cleared, ..StoredState::default() })
         .then(|| format!("  {address} keeps what clients set: {}", summary(stored)));
-        let hold = hold_until.map(|until| {
-            let seconds = until.since(monotonic_now()).as_secs_f64().ceil();
+        let hold = hold.map(|hold| {
+            let now = monotonic_now();
+            let [anybody, retagged] = [hold.anybody, hold.retagged].map(|until| until.since(now).as_secs_f64().ceil());
+            if anybody > 0.0 {
+                return format!(
+                    "  {address} was served just before: writes wait {anybody} s for late copies to be gone (see --no-hold)"
+                );
+            }
             format!(
-                "  {address} was served just before: writes wait {seconds} s for late copies to be gone (see --no-hold)"
+                "  {address} was served before: writes of aoe.ko wait {retagged} s for late attempts to be gone (see --no-hold)"
             )
         });
         Line {

@@ -21,7 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::Notify;
 
 use crate::disk::{DiskFile, Disks, EngineChoice, MAX_DISKS};
-use crate::engine::export::{ExportConfig, StoredState};
+use crate::engine::export::{ExportConfig, Hold, StoredState};
 use crate::engine::ledger::Record;
 use crate::engine::operation::{DiskError, DiskId, DiskOperation, DiskOperationKind, OperationId};
 use crate::engine::{EngineConfig, Event, Persist, ShutOut, Target};
@@ -81,7 +81,7 @@ pub(crate) struct Served {
     /// The image's name for [`Store`].
     pub image: PathBuf,
     /// Until when it takes no writes, because it was served just before.
-    pub hold_until: Option<Instant>,
+    pub hold: Option<Hold>,
 }
 
 /// What a worker is told at its start.
@@ -131,12 +131,12 @@ impl Worker {
         let mut disks = Disks::new(disk_engine, DISK_DEPTH).context("io_uring; try `--io auto`")?;
         let mut images = Vec::with_capacity(exports.len());
         let mut addresses = Vec::with_capacity(exports.len());
-        for Served { config, disk, stored, image, hold_until } in exports {
+        for Served { config, disk, stored, image, hold } in exports {
             addresses.push((config.address.shelf, config.address.slot));
             let id = engine.add_export(config, stored).expect("the command line names each address once");
             assert_eq!(id.0 as usize, images.len(), "the engine counts its exports");
-            if let Some(until) = hold_until {
-                engine.hold_writes(id, until);
+            if let Some(hold) = hold {
+                engine.hold_writes(id, hold);
             }
             disks.insert(id, disk);
             images.push(image);

@@ -5,7 +5,7 @@ use aoe_common::ata::CacheMemory;
 use aoe_common::time::Duration;
 use aoe_common::wire::MacAddr;
 use aoe_initiator::engine::{Device, DeviceConfig, QUARANTINE};
-use aoe_target::engine::export::{ExportConfig, StoredState};
+use aoe_target::engine::export::{ExportConfig, Hold, StoredState};
 use aoe_target::engine::stale::LIFE as FRAME_LIFE;
 use aoe_target::engine::{EngineConfig, Target};
 use fastrand::Rng;
@@ -212,7 +212,8 @@ impl World {
                 let config = self.export_config(*address, *disk, memory);
                 let id = engine.add_export(config, stored.clone()).expect("an address of its own");
                 if let Some(died_at) = host.died_at {
-                    engine.hold_writes(id, now - Duration::from_nanos(self.now - died_at) + FRAME_LIFE);
+                    let anybody = now - Duration::from_nanos(self.now - died_at) + FRAME_LIFE;
+                    engine.hold_writes(id, Hold { anybody, retagged: now + FRAME_LIFE });
                 }
             }
             Server::Ours(Box::new(engine))

@@ -100,7 +100,7 @@ impl Target {
         }
         if matches!(kind, EditKind::Mask(None) | EditKind::Reservation(_)) {
             let export = &mut self.exports[index as usize];
-            if now < export.hold_writes_until && !planted(Fault::NoHold) {
+            if now < export.hold.anybody && !planted(Fault::NoHold) {
                 export.counters.held += 1;
                 return;
             }

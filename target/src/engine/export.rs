@@ -119,7 +119,24 @@ pub struct Export {
     /// See [`StoredState::cleared`].
     cleared: u32,
     /// Until when writes are dropped.
-    pub hold_writes_until: Instant,
+    pub hold: Hold,
+}
+
+/// Until when writes are dropped after a restart, since copies from before may still come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hold {
+    /// Writes of anybody, and edits of who may write: copies of those that the process before has answered.
+    pub anybody: Instant,
+    /// Writes of stations that send again under new tags: copies of attempts that were sent while nobody served. Any other
+    /// write is recognised when it comes again.
+    pub retagged: Instant,
+}
+
+impl Hold {
+    /// Whether a write with this tag has to wait. Bit 31 is set in the tags of our initiator, which keeps them.
+    pub fn holds(self, now: Instant, tag: u32) -> bool {
+        now < self.anybody || now < self.retagged && tag >> 31 == 0
+    }
 }
 
 impl Export {
@@ -143,7 +160,7 @@ impl Export {
             counters: Counters::default(),
             ledger: Ledger::default(),
             cleared: stored.cleared,
-            hold_writes_until: Instant::ZERO,
+            hold: Hold::default(),
         }
     }
 

@@ -52,7 +52,7 @@ use aoe_common::wire::{
 use self::ata::Failure;
 use self::durability::Writer;
 use self::edited::Edited;
-use self::export::{Export, ExportConfig, StoredState};
+use self::export::{Export, ExportConfig, Hold, StoredState};
 use self::ledger::RecordId;
 use self::operation::{DiskCompletion, DiskError, DiskId, DiskOperation, OperationId};
 use self::pool::Pool;
@@ -327,10 +327,10 @@ impl Target {
         &self.exports[disk.0 as usize]
     }
 
-    /// The process before served this export until just now: runs no write until then, and no edit of who may write. It
-    /// has answered some of which this value knows nothing, and copies of those may still be on their way.
-    pub fn hold_writes(&mut self, disk: DiskId, until: Instant) {
-        self.exports[disk.0 as usize].hold_writes_until = until;
+    /// A process before served this export: runs no write until then, and no edit of who may write. It has answered some of
+    /// which this value knows nothing, and copies of those may still be on their way.
+    pub fn hold_writes(&mut self, disk: DiskId, hold: Hold) {
+        self.exports[disk.0 as usize].hold = hold;
     }
 
     /// All exports.

@@ -133,7 +133,7 @@ impl Target {
     fn change(&mut self, now: Instant, job: &Job<'_>) {
         let Job { export: index, to, ata, .. } = *job;
         let export = &mut self.exports[index as usize];
-        if now < export.hold_writes_until && !planted(Fault::NoHold) {
+        if export.hold.holds(now, to.tag) && !planted(Fault::NoHold) {
             export.counters.held += 1;
             return;
         }

@@ -248,8 +248,8 @@ fn a_wildcard_write_is_refused_unless_allowed() {
 #[test]
 fn after_a_restart_no_write_runs_until_no_frame_from_before_lives() {
     let mut bench = Bench::with(SETTINGS, [export(2), export(3)]);
-    let until = bench.now + stale::LIFE;
-    bench.target.hold_writes(DISK, until);
+    let anybody = bench.now + stale::LIFE;
+    bench.target.hold_writes(DISK, Hold { anybody, retagged: anybody });
     bench.wait(9);
     for frame in [write(A, 1, 0, 0x11), trim(A, 2, &[(4, 1)]), command48(A, 3, command::ZERO_EXT, 6, 1)] {
         bench.silent(&frame);
@@ -268,4 +268,17 @@ fn after_a_restart_no_write_runs_until_no_frame_from_before_lives() {
     assert_eq!((bench.sector(0), bench.export().counters.held), (0x11, 5));
     bench.answer(&admit(A, 9, &[B]));
     assert!(!bench.export().access.serves(A));
+}
+
+/// It may have sent attempts while nobody served, and its tags tell nothing yet of which is the newest.
+#[test]
+fn after_a_long_pause_a_station_that_sends_again_under_new_tags_waits_too() {
+    let mut bench = Bench::new();
+    let retagged = bench.now + stale::LIFE;
+    bench.target.hold_writes(DISK, Hold { anybody: bench.now, retagged });
+    bench.silent(&write(A, 1, 0, 0x11));
+    assert_eq!(bench.answer(&write(B, 1 << 31 | 2, 0, 0x22)).outcome(), OK);
+    bench.wait(10);
+    assert_eq!(bench.answer(&write(A, 3, 0, 0x33)).outcome(), OK);
+    assert_eq!((bench.sector(0), bench.export().counters.held), (0x33, 1));
 }
