@@ -4,13 +4,12 @@
 //! measured is the target and the wire. One generator can stand for many stations: each has a MAC address of its own.
 
 use std::os::fd::AsFd;
-use std::time::Duration as StdDuration;
 
 use anyhow::{Context, Result, bail, ensure};
 use aoe_common::addr::Address;
 use aoe_common::ata::{Status, command};
 use aoe_common::frame::{HEADROOM, MIN_FRAME, SECTOR};
-use aoe_common::link::{Filter, Interface, Port, SEND_BATCH, ethernet_interfaces, monotonic_now};
+use aoe_common::link::{Filter, Interface, Port, SEND_BATCH, ethernet_interfaces, monotonic_now, processor_time};
 use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::{
     AtaFlags, AtaRepr, BROADCAST, Command, ConfigCommand, ConfigRepr, EthernetRepr, Frame, HeaderRepr, MacAddr, VERSION,
@@ -18,8 +17,6 @@ use aoe_common::wire::{
 use fastrand::Rng;
 use hdrhistogram::Histogram;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
 use serde::Serialize;
 
 /// Requests under way at the most: what the low bits of a tag can tell apart.
@@ -193,10 +190,10 @@ pub fn run(options: Options) -> Result<()> {
     generator.load(&mut port, generator.options.warmup)?;
     generator.latency.reset();
     (generator.answered, generator.lost) = (0, 0);
-    let (began, processor) = (monotonic_now(), processor_time()?);
+    let (began, processor) = (monotonic_now(), processor_time());
     generator.load(&mut port, generator.options.seconds)?;
     let seconds = monotonic_now().since(began).as_secs_f64();
-    let processor = (processor_time()? - processor).as_secs_f64();
+    let processor = (processor_time() - processor).as_secs_f64();
     generator.finish(&mut port)?;
 
     let requests = generator.answered;
@@ -216,12 +213,6 @@ pub fn run(options: Options) -> Result<()> {
 pub(crate) fn find_interface(name: &str) -> Result<Interface> {
     let found = ethernet_interfaces()?.into_iter().find(|interface| interface.name == name);
     found.with_context(|| format!("no Ethernet interface is called {name}"))
-}
-
-fn processor_time() -> Result<StdDuration> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
-    let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
-    Ok(StdDuration::from_micros(micros as u64))
 }
 
 /// Asks everybody where a disk is.
