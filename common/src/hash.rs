@@ -12,3 +12,5 @@ pub use foldhash::fast::RandomState as FastHash;
 pub type FastMap<K, V> = HashMap<K, V, FastHash>;
 /// A set whose keys are hashed so.
 pub type FastSet<K> = HashSet<K, FastHash>;
+/// A map of keys that are our own, with numbers that are no secret: the same steps in every run.
+pub type OwnKeyMap<K, V> = HashMap<K, V, foldhash::fast::FixedState>;

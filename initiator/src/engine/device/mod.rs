@@ -12,7 +12,7 @@ mod sending;
 use aoe_common::addr::Address;
 use aoe_common::ata::{Identify, TRIM_ENTRIES_PER_SECTOR};
 use aoe_common::frame::SECTOR;
-use aoe_common::hash::FastMap;
+use aoe_common::hash::OwnKeyMap;
 use aoe_common::ordering::{Footprint, Ordering};
 use aoe_common::planted::{Fault, planted};
 use aoe_common::time::{Duration, Instant};
@@ -428,7 +428,7 @@ pub struct Device {
     unsent: VecDeque<u32>,
     flights: Vec<Option<Flight>>,
     free_flights: Vec<u32>,
-    by_tag: FastMap<u32, u32>,
+    by_tag: OwnKeyMap<u32, u32>,
     /// Flights to be sent again.
     resend: VecDeque<u32>,
     /// Of the latest flights that were sent again early: tag, path and kind.
@@ -475,7 +475,7 @@ impl Device {
             unsent: VecDeque::new(),
             flights: Vec::new(),
             free_flights: Vec::new(),
-            by_tag: FastMap::default(),
+            by_tag: OwnKeyMap::default(),
             resend: VecDeque::new(),
             resent: VecDeque::new(),
             held_until: None,
