@@ -10,6 +10,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::disk::EngineChoice;
 use crate::engine::durability::CacheMode;
+use crate::settings::{ExportSettings, Settings};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -141,17 +142,6 @@ pub enum Cache {
     Writethrough,
 }
 
-impl Cache {
-    /// What the user typed.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Writeback => "writeback",
-            Self::Writethrough => "writethrough",
-        }
-    }
-}
-
 impl From<Cache> for CacheMode {
     fn from(cache: Cache) -> Self {
         match cache {
@@ -186,11 +176,9 @@ impl From<Io> for EngineChoice {
 
 /// One file to serve and under which address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The address.
-    pub address: Address,
-    /// The file or block device.
-    pub path: PathBuf,
+struct Place {
+    address: Address,
+    path: PathBuf,
 }
 
 /// Why a command line makes no sense, in one line.
@@ -233,8 +221,36 @@ impl Args {
 }
 
 impl ExportArgs {
+    /// What is typed, with defaults.
+    pub fn settings(&self) -> Result<Settings, UsageError> {
+        let export = |Place { address, path }| ExportSettings {
+            address,
+            path,
+            read_only: self.read_only,
+            cache: self.cache.into(),
+            direct: self.direct,
+            buffers: self.buffers,
+            offset: self.offset,
+            length: self.length,
+            allow: self.allow.clone(),
+            serial: self.serial.clone(),
+            model: self.model.clone(),
+            clear_error: self.clear_error,
+        };
+        Ok(Settings {
+            interfaces: self.interfaces.clone(),
+            threads: self.threads,
+            io: self.io.into(),
+            poll: self.poll,
+            hold: !self.no_hold,
+            wildcard_edits: self.allow_wildcard_edits,
+            state_directory: self.state_dir.clone(),
+            exports: self.places()?.into_iter().map(export).collect(),
+        })
+    }
+
     /// The exports, in the order they were typed.
-    pub fn places(&self) -> Result<Vec<Place>, UsageError> {
+    fn places(&self) -> Result<Vec<Place>, UsageError> {
         let mut words = self.words.iter();
         let mut places: BTreeMap<Address, usize> = BTreeMap::new();
         let mut list = Vec::new();

@@ -10,5 +10,6 @@ mod hold;
 mod lanes;
 mod polling;
 pub mod serve;
+pub mod settings;
 pub mod state;
 mod worker;

@@ -4,30 +4,30 @@ use std::io::{self, IsTerminal, Write};
 use std::os::linux::fs::MetadataExt;
 use std::process::ExitCode;
 
-use aoe_target::cli::{Args, Command, ExportArgs, Place, UsageError};
+use aoe_target::cli::{Args, Command, UsageError};
 use aoe_target::serve::serve;
+use aoe_target::settings::Settings;
 use tracing_subscriber::EnvFilter;
 
 const CANNOT_SERVE: u8 = 1;
 const WRONG_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let (args, places) = match read_line() {
-        Ok(Some(export)) => export,
+    let settings = match read_line() {
+        Ok(Some(settings)) => settings,
         Ok(None) => return ExitCode::SUCCESS,
         Err(error) => return fail(WRONG_USAGE, &error.to_string()),
     };
     start_log();
-    match serve(&args, &places) {
+    match serve(&settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(CANNOT_SERVE, &format!("{error:#}")),
     }
 }
 
-fn read_line() -> Result<Option<(ExportArgs, Vec<Place>)>, UsageError> {
+fn read_line() -> Result<Option<Settings>, UsageError> {
     let Some(Args { command: Command::Export(args) }) = Args::read(std::env::args_os())? else { return Ok(None) };
-    let places = args.places()?;
-    Ok(Some((args, places)))
+    args.settings().map(Some)
 }
 
 fn fail(code: u8, message: &str) -> ExitCode {

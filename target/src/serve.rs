@@ -22,10 +22,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep_until, timeout};
 
-use crate::cli::{ExportArgs, Place};
 use crate::disk::{DiskFile, DiskOptions};
 use crate::engine::export::{ExportConfig, StoredState};
 use crate::hold::{Marker, keep_fresh};
+use crate::settings::{ExportSettings, Settings};
 use crate::state::{StateDirectory, Store, image_name, reason, summary};
 use crate::worker::{Mail, Plan, STOP_TIME, Served, Worker};
 
@@ -39,22 +39,22 @@ const SETTLE: Duration = Duration::from_millis(50);
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT. An error says in one line why that is not possible, or no longer.
-pub fn serve(args: &ExportArgs, places: &[Place]) -> Result<()> {
-    let mut exports = open_exports(args, places)?;
+pub fn serve(settings: &Settings) -> Result<()> {
+    let mut exports = open_exports(&settings.exports)?;
     may_use_raw_sockets()?;
-    let choice = Choice { named: args.interfaces.clone() };
+    let choice = Choice { named: settings.interfaces.clone() };
     choice.check(&ethernet_interfaces().context("cannot list the interfaces")?)?;
-    let directory = StateDirectory::open(args.state_dir.clone())
+    let directory = StateDirectory::open(settings.state_directory.clone())
         .map_err(|error| anyhow!("{error}; name a directory that can be written with --state-dir"))?;
     if let Some(directory) = &directory {
-        for Served { config, stored, image, .. } in &mut exports {
+        for (Served { config, stored, image, .. }, wanted) in exports.iter_mut().zip(&settings.exports) {
             *stored = directory.load(config.address, image);
-            if args.clear_error {
+            if wanted.clear_error {
                 clear_error(directory, config.address, image, stored)?;
             }
             config.cache_memory = cache_memory(stored.cleared);
         }
-        hold_writes(args, directory, &mut exports)?;
+        hold_writes(settings.hold, directory, &mut exports)?;
     }
     for Served { config, disk, stored, .. } in &exports {
         let (address, path) = (config.address, disk.path().display());
@@ -71,18 +71,18 @@ pub fn serve(args: &ExportArgs, places: &[Place]) -> Result<()> {
         tracing::warn!("{address}: {path}: the last {tail} bytes fill no sector of 512 and are not exported");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(Control { args, choice }.run(exports, directory));
+    let result = runtime.block_on(Control { settings, choice }.run(exports, directory));
     // A worker that is stuck in the kernel must not hold up the exit.
     runtime.shutdown_background();
     result
 }
 
 /// Lets exports that were served just before hold their writes, and has it marked from then on that they are served.
-fn hold_writes(args: &ExportArgs, directory: &StateDirectory, exports: &mut [Served]) -> Result<()> {
+fn hold_writes(may_hold: bool, directory: &StateDirectory, exports: &mut [Served]) -> Result<()> {
     let mut markers = Vec::new();
     for Served { config, hold, .. } in exports.iter_mut().filter(|export| !export.config.read_only) {
         let path = directory.path().join(format!("{}.served", config.address));
-        let (marker, served) = Marker::open(&path, monotonic_now(), !args.no_hold)
+        let (marker, served) = Marker::open(&path, monotonic_now(), may_hold)
             .map_err(|error| anyhow!("{}: {error}; name a directory with --state-dir", path.display()))?;
         *hold = served;
         markers.push(marker);
@@ -107,13 +107,14 @@ fn clear_error(directory: &StateDirectory, address: Address, image: &Path, store
 }
 
 /// Opens all files before anything is started.
-fn open_exports(args: &ExportArgs, places: &[Place]) -> Result<Vec<Served>> {
-    let mut exports = Vec::with_capacity(places.len());
+fn open_exports(wanted: &[ExportSettings]) -> Result<Vec<Served>> {
+    let mut exports = Vec::with_capacity(wanted.len());
     let mut writers: BTreeMap<PathBuf, Address> = BTreeMap::new();
-    for Place { address, path } in places {
+    for settings in wanted {
+        let (address, path) = (settings.address, &settings.path);
         if let Ok(real) = path.canonicalize()
-            && !args.read_only
-            && let Some(other) = writers.insert(real, *address)
+            && !settings.read_only
+            && let Some(other) = writers.insert(real, address)
         {
             bail!(
                 "{}: is exported as {other} and as {address}, and both could write; use --read-only or leave one out",
@@ -122,21 +123,21 @@ fn open_exports(args: &ExportArgs, places: &[Place]) -> Result<Vec<Served>> {
         }
         let disk = DiskFile::open(&DiskOptions {
             path: path.clone(),
-            read_only: args.read_only,
-            direct: args.direct,
-            offset_sectors: args.offset,
-            length_sectors: args.length,
+            read_only: settings.read_only,
+            direct: settings.direct,
+            offset_sectors: settings.offset,
+            length_sectors: settings.length,
         })?;
         let image = image_name(path).with_context(|| path.display().to_string())?;
         let config = ExportConfig {
-            address: *address,
+            address,
             sectors: disk.size_bytes() / SECTOR as u64,
-            read_only: args.read_only,
-            buffers: args.buffers,
-            allow: args.allow.clone(),
-            cache: args.cache.into(),
-            serial: args.serial.clone().unwrap_or_else(|| default_serial(*address, &image)),
-            model: args.model.clone(),
+            read_only: settings.read_only,
+            buffers: settings.buffers,
+            allow: settings.allow.clone(),
+            cache: settings.cache,
+            serial: settings.serial.clone().unwrap_or_else(|| default_serial(address, &image)),
+            model: settings.model.clone(),
             physical_sector_exponent: (disk.physical_sector() / SECTOR as u32).ilog2() as u8,
             rotational: disk.rotational(),
             cache_memory: cache_memory(0),
@@ -202,7 +203,7 @@ impl Choice {
 }
 
 struct Control<'a> {
-    args: &'a ExportArgs,
+    settings: &'a Settings,
     choice: Choice,
 }
 
@@ -231,9 +232,9 @@ impl Control<'_> {
         let store = directory.map(|directory| Store::start(directory, exports.len())).transpose()?;
         let (store, store_thread) = store.unzip();
         let mut interfaces = self.choice.of(ethernet_interfaces()?);
-        let lines: Vec<_> = exports.iter().map(|export| self.line(export)).collect();
+        let lines: Vec<_> = exports.iter().map(line).collect();
         let mut workers = Workers::default();
-        let engine = workers.start(self.args, exports, store, &look_again, &interfaces).await?;
+        let engine = workers.start(self.settings, exports, store, &look_again, &interfaces).await?;
         announce(&lines, engine, &interfaces);
 
         let mut look_at = Instant::now() + LOOK_EVERY;
@@ -271,39 +272,37 @@ impl Control<'_> {
         }
         failure.unwrap_or(Ok(()))
     }
-
-    /// What is said of an export when it is served, in two parts: between them goes how its disk is reached.
-    fn line(&self, Served { config, disk, stored, hold, .. }: &Served) -> Line {
-        let size = human_size(disk.size_bytes());
-        let access = match (config.read_only, stored.lost) {
-            (true, _) => "read-only",
-            (false, None) => "read-write",
-            (false, Some(_)) => "writes refused",
-        };
-        let (address, path, cache) = (config.address, disk.path().display(), self.args.cache.name());
-        let direct = if self.args.direct { "  direct" } else { "" };
-        let settings = (*stored
-            != StoredState { lost: stored.lost, cleared: stored.cleared, ..StoredState::default() })
-        .then(|| format!("  {address} keeps what clients set: {}", summary(stored)));
-        let hold = hold.map(|hold| {
-            let now = monotonic_now();
-            let [anybody, retagged] = [hold.anybody, hold.retagged].map(|until| until.since(now).as_secs_f64().ceil());
-            if anybody > 0.0 {
-                return format!(
-                    "  {address} was served just before: writes wait {anybody} s for late copies to be gone (see --no-hold)"
-                );
-            }
-            format!(
-                "  {address} was served before: writes of aoe.ko wait {retagged} s for late attempts to be gone (see --no-hold)"
-            )
-        });
-        Line {
-            head: format!("serving {address}  {path}  {size}  {access}  cache {cache}{direct}"),
-            notes: settings.into_iter().chain(hold).collect(),
-        }
-    }
 }
 
+/// What is said of an export when it is served, in two parts: between them goes how its disk is reached.
+fn line(Served { config, disk, stored, hold, .. }: &Served) -> Line {
+    let size = human_size(disk.size_bytes());
+    let access = match (config.read_only, stored.lost) {
+        (true, _) => "read-only",
+        (false, None) => "read-write",
+        (false, Some(_)) => "writes refused",
+    };
+    let (address, path, cache) = (config.address, disk.path().display(), config.cache.name());
+    let direct = if disk.is_direct() { "  direct" } else { "" };
+    let settings = (*stored != StoredState { lost: stored.lost, cleared: stored.cleared, ..StoredState::default() })
+        .then(|| format!("  {address} keeps what clients set: {}", summary(stored)));
+    let hold = hold.map(|hold| {
+        let now = monotonic_now();
+        let [anybody, retagged] = [hold.anybody, hold.retagged].map(|until| until.since(now).as_secs_f64().ceil());
+        if anybody > 0.0 {
+            return format!(
+                "  {address} was served just before: writes wait {anybody} s for late copies to be gone (see --no-hold)"
+            );
+        }
+        format!(
+            "  {address} was served before: writes of aoe.ko wait {retagged} s for late attempts to be gone (see --no-hold)"
+        )
+    });
+    Line {
+        head: format!("serving {address}  {path}  {size}  {access}  cache {cache}{direct}"),
+        notes: settings.into_iter().chain(hold).collect(),
+    }
+}
 struct Line {
     head: String,
     notes: Vec<String>,
@@ -354,13 +353,13 @@ impl Workers {
     /// Starts as many workers as are asked for and useful, and waits until all serve. Tells how disks are reached.
     async fn start(
         &mut self,
-        args: &ExportArgs,
+        settings: &Settings,
         exports: Vec<Served>,
         store: Option<Store>,
         look_again: &Arc<Notify>,
         interfaces: &[Interface],
     ) -> Result<&'static str> {
-        let count = usize::from(args.threads).min(exports.len());
+        let count = usize::from(settings.threads).min(exports.len());
         let mut shares: Vec<Vec<Served>> = (0..count).map(|_| Vec::new()).collect();
         for (index, export) in exports.into_iter().enumerate() {
             shares[index % count].push(export);
@@ -370,9 +369,9 @@ impl Workers {
             let mailbox = Arc::new(Mailbox::new()?);
             let plan = Plan {
                 exports,
-                disk_engine: args.io.into(),
-                poll: Duration::from_micros(args.poll.into()),
-                wildcard_edits: args.allow_wildcard_edits,
+                disk_engine: settings.io,
+                poll: Duration::from_micros(settings.poll.into()),
+                wildcard_edits: settings.wildcard_edits,
                 store: store.clone(),
                 mailbox: Arc::clone(&mailbox),
                 look_again: Arc::clone(look_again),

@@ -280,7 +280,8 @@ impl DiskFile {
         self.options.offset_sectors * SECTOR as u64
     }
 
-    pub(super) fn is_direct(&self) -> bool {
+    /// Whether it goes around the page cache.
+    pub fn is_direct(&self) -> bool {
         self.options.direct
     }
 

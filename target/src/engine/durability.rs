@@ -27,6 +27,17 @@ pub enum CacheMode {
     Writethrough,
 }
 
+impl CacheMode {
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Writeback => "writeback",
+            Self::Writethrough => "writethrough",
+        }
+    }
+}
+
 /// Who writes: a station, and which of its two kinds of clients. Both can be on one host, and only one of them flushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Writer {
