@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use aoe_common::addr::{Address, parse_shelf, parse_slot};
 use aoe_target::cli::{Args, Command};
+use aoe_target::settings::Settings;
 use aoe_target::state;
 
 /// Reads the input as each of them.
@@ -43,7 +44,7 @@ fn command_line(data: &[u8]) {
     let words = words.filter(|word| !asks(word)).map(|word| OsString::from_vec(word.to_vec()));
     let line = ["aoe-target".into(), "export".into()].into_iter().chain(words);
     let Ok(Some(Args { command: Command::Export(export) })) = Args::read(line) else { return };
-    let Ok(places) = export.places() else { return };
+    let Ok(Settings { exports: places, .. }) = export.settings() else { return };
     assert!(!places.is_empty() && places.len() <= 12, "five words make an export");
     for (index, place) in places.iter().enumerate() {
         assert!(!place.address.is_wildcard() && !place.path.as_os_str().is_empty());
