@@ -1,8 +1,8 @@
 //! What AoE targets and initiators share.
 //!
 //! `wire`, `ata`, `addr`, `frame`, `hash`, `ordering`, `planted`, `port`, `target_status` and `time` are values without
-//! sockets, files, threads or clocks; the engines on both sides are built from them. `link`, `netlink` and `mailbox` are
-//! the only modules here that talk to the kernel.
+//! sockets, files, threads or clocks; the engines on both sides are built from them. `link`, `netlink`, `mailbox`
+//! and `scrape` are the only modules here that talk to the kernel.
 
 pub mod addr;
 pub mod ata;
@@ -14,6 +14,7 @@ pub mod netlink;
 pub mod ordering;
 pub mod planted;
 pub mod port;
+pub mod scrape;
 pub mod target_status;
 pub mod time;
 pub mod wire;
