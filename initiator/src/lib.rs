@@ -1,6 +1,7 @@
 //! Userspace AoE initiator: an engine without I/O, NBD front ends, and the tools built from them.
 
 pub mod attach;
+pub mod attach_config;
 pub mod background;
 pub mod bench;
 pub mod cli;

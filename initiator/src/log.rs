@@ -8,18 +8,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// A full file makes room for a new one; one old one is kept, with `.old` behind its name.
 const FILE_BYTES: u64 = 256 << 10;
 
-/// Logs to stderr; AOE_LOG or RUST_LOG says how much.
+/// Logs to stderr, or to the journal if that is where stderr leads; AOE_LOG or RUST_LOG says how much.
 pub fn to_stderr(default: &str) {
-    let log = tracing_subscriber::fmt()
+    if stderr_is_journal()
+        && let Ok(journal) = tracing_journald::layer()
+    {
+        return tracing_subscriber::registry().with(filter(default)).with(journal).init();
+    }
+    tracing_subscriber::fmt()
         .with_env_filter(filter(default))
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
-        .with_target(false);
-    if stderr_is_journal() { log.without_time().init() } else { log.init() }
+        .with_target(false)
+        .init();
 }
 
 /// Logs to a file.
@@ -37,7 +44,7 @@ fn filter(default: &str) -> EnvFilter {
     chosen.unwrap_or_else(|| EnvFilter::new(default))
 }
 
-/// The journal has a clock of its own. Its stream goes by device and inode (systemd.exec(5)).
+/// The journal takes levels, and has a clock of its own. Its stream goes by device and inode (systemd.exec(5)).
 fn stderr_is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     fs::metadata("/proc/self/fd/2").is_ok_and(|stderr| stream == format!("{}:{}", stderr.st_dev(), stderr.st_ino()))

@@ -22,6 +22,7 @@ use aoe_common::frame::SECTOR;
 use aoe_common::link::{LinkWatch, ethernet_interfaces, monotonic_now};
 use aoe_common::mailbox::Mailbox;
 use aoe_common::netlink::{NbdControl, NbdError};
+use aoe_common::scrape::Endpoint;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -72,6 +73,8 @@ pub struct Options {
     pub frame_life: Duration,
     /// The network may repeat frames by itself.
     pub network_repeats: bool,
+    /// Where figures are served.
+    pub metrics: Option<Endpoint>,
 }
 
 /// A disk that can be used now.

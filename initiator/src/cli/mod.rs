@@ -46,7 +46,7 @@ fn show(text: &str) -> Result<()> {
 }
 
 /// A time as it is typed: seconds, with a fraction if need be, up to a day.
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let value = text.parse().ok().filter(|value| (0.0..=86_400.0).contains(value));
     value.map(Duration::from_secs_f64).ok_or_else(|| "write seconds, from 0 to 86400".to_owned())
 }
@@ -69,7 +69,10 @@ fn bytes(text: &str) -> Result<u64, String> {
 
 /// How long a silent target is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct DeadAfter(Option<u64>);
+pub struct DeadAfter(
+    /// In seconds; none: for ever.
+    pub Option<u64>,
+);
 
 impl FromStr for DeadAfter {
     type Err = String;
@@ -127,7 +130,7 @@ impl std::fmt::Display for Subject {
 }
 
 /// The address of one disk.
-fn device(text: &str) -> Result<Address, String> {
+pub(crate) fn device(text: &str) -> Result<Address, String> {
     match text.parse::<Address>() {
         Ok(address) if address.is_wildcard() => {
             Err(format!("{address} stands for many disks: name one, for example e0.1 (\"aoe-discover\" lists them)"))
