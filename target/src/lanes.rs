@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aoe_common::frame::FrameBuffer;
-use aoe_common::link::{Filter, Interface, LinkError, Port, SEND_BATCH};
+use aoe_common::link::{Filter, Interface, LinkError, Port, PortStats, SEND_BATCH};
 use aoe_common::time::{Duration, Instant};
 
 use crate::engine::{PortId, PortInfo, Target, Transmit};
@@ -177,6 +177,26 @@ impl Lanes {
     /// Whether nothing waits to be sent.
     pub(crate) fn all_sent(&self) -> bool {
         self.lanes.iter().all(|lane| lane.queue.is_empty())
+    }
+
+    /// Takes these frames from now on, on all ports. One where that fails is given up until the next look at the interfaces;
+    /// true when there is such a one.
+    pub(crate) fn set_filter(&mut self, filter: Filter, engine: &mut Target) -> bool {
+        let mut lost_link = false;
+        for lane in self.lanes.iter_mut().filter(|lane| lane.state != State::Broken) {
+            if let Err(error) = lane.port.set_filter(&filter) {
+                tracing::error!("{}: cannot change what is received: {error}", lane.interface.name);
+                lane.leave(State::Broken, engine);
+                lost_link = true;
+            }
+        }
+        self.filter = filter;
+        lost_link
+    }
+
+    /// What each port has seen, by the name of its interface.
+    pub(crate) fn stats(&mut self) -> Vec<(String, PortStats)> {
+        self.lanes.iter_mut().map(|lane| (lane.interface.name.clone(), lane.port.stats())).collect()
     }
 
     /// Logs what each port has seen.

@@ -12,4 +12,5 @@ mod polling;
 pub mod serve;
 pub mod settings;
 pub mod state;
+mod status;
 mod worker;

@@ -13,21 +13,25 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use aoe_common::addr::Address;
 use aoe_common::frame::{FrameBuffer, SECTOR};
-use aoe_common::link::{Filter, Interface, monotonic_now};
+use aoe_common::link::{Filter, Interface, PortStats, monotonic_now};
 use aoe_common::mailbox::Mailbox;
+use aoe_common::target_status::ExportStatus;
 use aoe_common::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::disk::{DiskFile, Disks, EngineChoice, MAX_DISKS};
+use crate::engine::changes::{Adjustment, NotBegun, OperatorEdit};
+use crate::engine::export::Export;
 use crate::engine::export::{ExportConfig, Hold, StoredState};
 use crate::engine::ledger::Record;
 use crate::engine::operation::{DiskError, DiskId, DiskOperation, DiskOperationKind, OperationId};
-use crate::engine::{EngineConfig, Event, Persist, ShutOut, Target};
+use crate::engine::{EngineConfig, EngineCounters, Event, Persist, ShutOut, Target};
 use crate::lanes::{Lanes, Progress};
 use crate::polling::Polling;
 use crate::state::{Save, Store, reason, summary};
+use crate::status::export_status;
 
 /// Frame buffers of a worker, each for one request or answer; 9 MiB at MTU 9000, made when first needed. When all are
 /// in use, frames wait in the rings of the ports.
@@ -60,16 +64,70 @@ const EDITS_LOGGED: u64 = 20;
 /// Stations named in one line about an edit. The report at the end has all.
 const SHUT_OUT_NAMED: usize = 32;
 
-/// What a worker is told while it serves. Bounded by what it holds: only the latest list of interfaces counts, and
-/// each export has at most one save under way.
-#[derive(Debug, Default)]
+/// What a worker is told while it serves. Bounded by what it holds: only the latest list of interfaces counts, each export
+/// has at most one save under way, and the control side gives one order after the other, and asks for one status at a time.
+#[derive(Default)]
 pub(crate) struct Mail {
     /// The interfaces to serve on, as they are now.
     pub links: Option<Vec<Interface>>,
     /// Saves that ended, and whether the settings are safe.
     pub saved: Vec<(DiskId, bool)>,
+    /// Changes of what is served.
+    pub orders: Vec<Order>,
+    /// To be told how things are.
+    pub status: Option<oneshot::Sender<WorkerStatus>>,
     /// Finish what is under way and end.
     pub stop: bool,
+}
+
+/// Where the outcome of an order goes. Nobody may be waiting for it any more.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// A change of what is served.
+pub(crate) enum Order {
+    /// Serves one more.
+    Add(Box<Served>, Reply<()>),
+    /// Serves one no longer. Answered when nothing of it is under way and its disk is synced.
+    Remove(Address, Reply<Box<Removed>>),
+    /// Changes one. Answered when that is stored, and nothing runs that it shuts out.
+    Change(Address, Change, Reply<()>),
+    /// Takes no new requests, or takes them again; for one or all.
+    Drain(Option<Address>, bool, Reply<()>),
+    /// Reads the size of the file again; with a length, exports so many sectors of it. Answered with the sectors.
+    Resize(Address, Option<u64>, Reply<u64>),
+}
+
+/// What is changed of an export.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    Settings(Adjustment),
+    Edit(OperatorEdit),
+}
+
+/// An export that is served no longer.
+pub(crate) struct Removed {
+    /// Its disk; dropping it unlocks the file, and may take a while.
+    pub disk: DiskFile,
+    /// Its settings, as they are stored.
+    pub stored: StoredState,
+}
+
+/// How a worker and its exports are.
+#[derive(Debug)]
+pub(crate) struct WorkerStatus {
+    pub exports: Vec<ExportStatus>,
+    /// By name of the interface.
+    pub ports: Vec<(String, PortStats)>,
+    pub counters: EngineCounters,
+    pub forgotten_early: u64,
+}
+
+/// How far a removal has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Removal {
+    Ending,
+    Syncing,
+    Synced,
 }
 
 /// One export to serve.
@@ -106,8 +164,13 @@ pub(crate) struct Worker {
     mailbox: Arc<Mailbox<Mail>>,
     look_again: Arc<Notify>,
     store: Option<Store>,
-    /// Images by disk id.
-    images: Vec<PathBuf>,
+    /// Images of what is served.
+    images: BTreeMap<DiskId, PathBuf>,
+    removals: BTreeMap<DiskId, (Removal, Reply<Box<Removed>>)>,
+    /// Changes that wait for others of the same export.
+    waiting: Vec<(Address, Change, Reply<()>)>,
+    /// Changes under way.
+    changing: BTreeMap<DiskId, Reply<()>>,
     /// Saves under way.
     saving: usize,
     polling: Polling,
@@ -129,20 +192,17 @@ impl Worker {
         let Plan { exports, disk_engine, poll, wildcard_edits, store, mailbox, look_again } = plan;
         let mut engine = Target::new(EngineConfig { buffers: BUFFERS, persist: store.is_some(), wildcard_edits });
         let mut disks = Disks::new(disk_engine, DISK_DEPTH).context("io_uring; try `--io auto`")?;
-        let mut images = Vec::with_capacity(exports.len());
-        let mut addresses = Vec::with_capacity(exports.len());
+        let mut images = BTreeMap::new();
         for Served { config, disk, stored, image, hold } in exports {
-            addresses.push((config.address.shelf, config.address.slot));
-            let id = engine.add_export(config, stored).expect("the command line names each address once");
-            assert_eq!(id.0 as usize, images.len(), "the engine counts its exports");
+            let id = engine.add_export(monotonic_now(), config, stored)?;
             if let Some(hold) = hold {
                 engine.hold_writes(id, hold);
             }
             disks.insert(id, disk);
-            images.push(image);
+            images.insert(id, image);
         }
 
-        let mut lanes = Lanes::new(Filter::Target(addresses));
+        let mut lanes = Lanes::new(filter_for(&engine, None));
         if let Some((name, error)) = lanes.follow(interfaces, &mut engine).into_iter().next() {
             return Err(anyhow::Error::new(error).context(name));
         }
@@ -154,6 +214,9 @@ impl Worker {
             look_again,
             store,
             images,
+            removals: BTreeMap::new(),
+            waiting: Vec::new(),
+            changing: BTreeMap::new(),
             saving: 0,
             polling: Polling::new(poll),
             disks_are_slow: false,
@@ -185,6 +248,7 @@ impl Worker {
                 self.begin_last_sync();
             }
             moved += self.run_disks(now)?;
+            self.go_on_with_orders(now);
             self.save_settings();
             moved += self.transmit(now);
             self.report(now);
@@ -202,7 +266,7 @@ impl Worker {
     }
 
     fn read_mail(&mut self, now: Instant) {
-        let Mail { links, saved, stop } = self.mailbox.take();
+        let Mail { links, saved, orders, status, stop } = self.mailbox.take();
         if let Some(interfaces) = links {
             for (name, error) in self.lanes.follow(&interfaces, &mut self.engine) {
                 tracing::error!("{name}: {error}");
@@ -212,9 +276,158 @@ impl Worker {
             self.saving -= 1;
             self.engine.handle_persisted(disk, stored);
         }
+        for order in orders {
+            self.obey(now, order);
+        }
+        if let Some(reply) = status {
+            let _ = reply.send(self.status(now));
+        }
         if stop && self.stop_by.is_none() {
             self.stop_by = Some(now + STOP_TIME);
             self.engine.save_again();
+        }
+    }
+
+    fn obey(&mut self, now: Instant, order: Order) {
+        match order {
+            Order::Add(served, reply) => {
+                let added = self.add(now, *served);
+                let _ = reply.send(added);
+            }
+            Order::Remove(address, reply) => match self.find(address) {
+                Ok(disk) => {
+                    self.engine.remove_export(disk);
+                    self.removals.insert(disk, (Removal::Ending, reply));
+                }
+                Err(error) => drop(reply.send(Err(error))),
+            },
+            Order::Change(address, change, reply) => self.change(address, change, reply),
+            Order::Drain(address, drained, reply) => {
+                let chosen = match address {
+                    Some(address) => self.find(address).map(|disk| vec![disk]),
+                    None => Ok(self.engine.disks().collect()),
+                };
+                let done = chosen.map(|disks| disks.into_iter().for_each(|disk| self.engine.drain(now, disk, drained)));
+                let _ = reply.send(done);
+            }
+            Order::Resize(address, length, reply) => {
+                let resized = self.resize(address, length);
+                let _ = reply.send(resized);
+            }
+        }
+    }
+
+    fn find(&self, address: Address) -> Result<DiskId> {
+        self.engine.disk_of(address).ok_or_else(|| anyhow!("{address} is not served here; see `aoe-target ctl status`"))
+    }
+
+    fn add(&mut self, now: Instant, served: Served) -> Result<()> {
+        let Served { config, disk, stored, image, hold } = served;
+        let address = config.address;
+        let id = self.engine.add_export(now, config, stored)?;
+        if let Some(hold) = hold {
+            self.engine.hold_writes(id, hold);
+        }
+        self.disks.insert(id, disk);
+        self.images.insert(id, image);
+        self.follow_addresses(Some(address));
+        Ok(())
+    }
+
+    /// Has the kernel pass the frames for the addresses that are served now.
+    fn follow_addresses(&mut self, added: Option<Address>) {
+        if self.lanes.set_filter(filter_for(&self.engine, added), &mut self.engine) {
+            self.look_again.notify_one();
+        }
+    }
+
+    fn change(&mut self, address: Address, change: Change, reply: Reply<()>) {
+        let begun = self.find(address).and_then(|disk| {
+            let begun = match change.clone() {
+                Change::Settings(to) => self.engine.adjust(disk, to),
+                Change::Edit(edit) => self.engine.edit_by_operator(disk, edit),
+            };
+            match begun {
+                Err(NotBegun::Busy) => Ok(None),
+                begun => Ok(begun.map(|()| Some(disk))?),
+            }
+        });
+        match begun {
+            Ok(Some(disk)) => drop(self.changing.insert(disk, reply)),
+            Ok(None) => self.waiting.push((address, change, reply)),
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    fn resize(&mut self, address: Address, length: Option<u64>) -> Result<u64> {
+        let id = self.find(address)?;
+        if self.disks.is_stuck(id) {
+            return Err(anyhow!("{address}: its disk does not answer; try again when it does"));
+        }
+        let disk = self.disks.file_mut(id).expect("each export has its disk");
+        if length.is_some() {
+            disk.set_length(length).with_context(|| disk.path().display().to_string())?;
+        }
+        self.check_disk(id);
+        Ok(self.engine.export(id).config.sectors)
+    }
+
+    /// Ends what the operator asked for and had to wait.
+    fn go_on_with_orders(&mut self, now: Instant) {
+        while let Some((disk, in_force)) = self.engine.poll_changed() {
+            if let Some(reply) = self.changing.remove(&disk) {
+                let _ = reply.send(in_force.then_some(()).ok_or_else(|| {
+                    anyhow!("the change could not be stored, and was taken back; make the state directory writable")
+                }));
+            }
+        }
+        for (address, change, reply) in std::mem::take(&mut self.waiting) {
+            // Nobody waits for it any more, and the operator was told so.
+            if !reply.is_closed() {
+                self.change(address, change, reply);
+            }
+        }
+        let quiet: Vec<_> = self
+            .removals
+            .iter()
+            .map(|(disk, (step, _))| (*disk, *step))
+            .filter(|(disk, _)| self.engine.is_quiet(*disk))
+            .collect();
+        for (disk, step) in quiet {
+            let next = match step {
+                Removal::Ending if self.sync_last(disk) => Removal::Syncing,
+                Removal::Syncing => continue,
+                Removal::Ending | Removal::Synced => {
+                    self.finish_removal(now, disk);
+                    continue;
+                }
+            };
+            self.removals.get_mut(&disk).expect("just seen").0 = next;
+        }
+    }
+
+    fn finish_removal(&mut self, now: Instant, id: DiskId) {
+        let (_, reply) = self.removals.remove(&id).expect("a removal ends once");
+        self.log_account(self.engine.export(id));
+        let stored = self.engine.export(id).stored();
+        self.engine.finish_removal(now, id);
+        self.images.remove(&id);
+        let disk = self.disks.remove(id).expect("each export has its disk");
+        self.follow_addresses(None);
+        // Without a listener the disk is closed here.
+        let _ = reply.send(Ok(Box::new(Removed { disk, stored })));
+    }
+
+    fn status(&mut self, now: Instant) -> WorkerStatus {
+        let exports = self.engine.disks().map(|id| {
+            let disk = self.disks.file(id).expect("each export has its disk");
+            export_status(now, self.engine.export(id), self.engine.under_way(id), disk)
+        });
+        WorkerStatus {
+            exports: exports.collect(),
+            ports: self.lanes.stats(),
+            counters: self.engine.counters(),
+            forgotten_early: self.engine.forgotten_early(),
         }
     }
 
@@ -235,12 +448,17 @@ impl Worker {
                 .flush()
                 .context("io_uring does not work any more; start again, with `--io sync` if it repeats")?;
             let mut completed = 0;
+            // Latencies are measured by this clock, and a disk takes its time.
+            let now = if self.disks.has_completions() { monotonic_now() } else { now };
             self.disks.completions(|completion| {
                 completed += 1;
                 match last_synced(completion.id) {
                     None => self.engine.handle_completion(now, completion),
                     Some(disk) => {
-                        self.last_sync = self.last_sync.map(|left| left - 1);
+                        match self.removals.get_mut(&disk) {
+                            Some((removal, _)) => *removal = Removal::Synced,
+                            None => self.last_sync = self.last_sync.map(|left| left - 1),
+                        }
                         if let Err(error) = completion.result {
                             let DiskError::Lost(errno) = error else {
                                 panic!("a flush fails by a loss, not as {error:?}")
@@ -266,7 +484,7 @@ impl Worker {
             let mailbox = Arc::clone(&self.mailbox);
             store.save(Save {
                 address: self.engine.export(disk).config.address,
-                image: self.images[disk.0 as usize].clone(),
+                image: self.images[&disk].clone(),
                 state,
                 done: Box::new(move |stored| mailbox.leave(|mail| mail.saved.push((disk, stored)))),
             });
@@ -309,46 +527,49 @@ impl Worker {
             return;
         }
         self.check_disks_at = now + DISK_CHECK_EVERY;
-        for id in (0..self.images.len() as u32).map(DiskId) {
-            if self.disks.is_stuck(id) {
-                continue;
+        for id in self.engine.disks().collect::<Vec<_>>() {
+            if !self.disks.is_stuck(id) {
+                self.check_disk(id);
             }
-            let disk = self.disks.file_mut(id).expect("each export has its disk");
-            if let Err(DiskError::Lost(errno)) = disk.check() {
-                self.engine.handle_loss(id, errno);
-            }
-            if disk.is_deleted_now().unwrap_or_default() {
-                tracing::warn!(
-                    "{}: {} was deleted or replaced; what is served is gone when this ends: copy it from {} before",
-                    self.engine.export(id).config.address,
-                    disk.path().display(),
-                    disk.open_path().display()
-                );
-            }
-            let export = &self.engine.export(id).config;
-            let (address, before) = (export.address, export.sectors);
-            match disk.refresh_size() {
-                Ok(false) => continue,
-                Ok(true) => {}
-                Err(error) => {
-                    tracing::warn!("{address}: {}: cannot read its size: {error}", disk.path().display());
-                    continue;
-                }
-            }
-            let path = disk.path().display();
-            let sectors = disk.size_bytes() / SECTOR as u64;
-            if sectors == 0 {
-                // A disk without sectors cannot be told to anybody.
-                tracing::warn!("{address}: {path} is empty now; reads and writes fail until it has its size again");
-                continue;
-            }
-            if sectors < before {
-                tracing::warn!("{address}: {path} shrank from {before} to {sectors} sectors");
-            } else {
-                tracing::info!("{address}: {path} has {sectors} sectors now, {before} before");
-            }
-            self.engine.resize(id, sectors);
         }
+    }
+
+    fn check_disk(&mut self, id: DiskId) {
+        let disk = self.disks.file_mut(id).expect("each export has its disk");
+        if let Err(DiskError::Lost(errno)) = disk.check() {
+            self.engine.handle_loss(id, errno);
+        }
+        if disk.is_deleted_now().unwrap_or_default() {
+            tracing::warn!(
+                "{}: {} was deleted or replaced; what is served is gone when this ends: copy it from {} before",
+                self.engine.export(id).config.address,
+                disk.path().display(),
+                disk.open_path().display()
+            );
+        }
+        let export = &self.engine.export(id).config;
+        let (address, before) = (export.address, export.sectors);
+        match disk.refresh_size() {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(error) => {
+                tracing::warn!("{address}: {}: cannot read its size: {error}", disk.path().display());
+                return;
+            }
+        }
+        let path = disk.path().display();
+        let sectors = disk.size_bytes() / SECTOR as u64;
+        if sectors == 0 {
+            // A disk without sectors cannot be told to anybody.
+            tracing::warn!("{address}: {path} is empty now; reads and writes fail until it has its size again");
+            return;
+        }
+        if sectors < before {
+            tracing::warn!("{address}: {path} shrank from {before} to {sectors} sectors");
+        } else {
+            tracing::info!("{address}: {path} has {sectors} sectors now, {before} before");
+        }
+        self.engine.resize(id, sectors);
     }
 
     /// Whether a worker that stops has done what was under way and synced its disks, or has no more time for it.
@@ -364,24 +585,28 @@ impl Worker {
     }
 
     fn is_idle(&self) -> bool {
-        self.engine.in_flight() == 0 && self.saving == 0 && self.lanes.all_sent()
+        self.engine.in_flight() == 0 && self.saving == 0 && self.removals.is_empty() && self.lanes.all_sent()
     }
 
     /// Syncs all disks before the end: if what was acknowledged and not yet flushed cannot be written, this is the last
     /// time to hear of that.
     fn begin_last_sync(&mut self) {
-        let exports = (0..self.images.len() as u32).map(DiskId);
-        let trusted = exports.filter(|id| {
-            let export = self.engine.export(*id);
-            !export.config.read_only && export.durability.poisoned().is_none()
-        });
         let mut begun = 0;
-        for disk in trusted {
-            let (id, kind, buffer) = (last_sync_of(disk), DiskOperationKind::Flush, FrameBuffer::new(0));
-            self.disks.submit(DiskOperation { id, disk, kind, buffer });
-            begun += 1;
+        for disk in self.engine.disks().collect::<Vec<_>>() {
+            begun += usize::from(self.sync_last(disk));
         }
         self.last_sync = Some(begun);
+    }
+
+    /// Syncs a disk before it is closed, unless there is nothing to sync, or no trust in that.
+    fn sync_last(&mut self, disk: DiskId) -> bool {
+        let is_written = self.disks.file(disk).is_some_and(|file| !file.read_only());
+        if !is_written || self.engine.export(disk).durability.poisoned().is_some() {
+            return false;
+        }
+        let (id, kind, buffer) = (last_sync_of(disk), DiskOperationKind::Flush, FrameBuffer::new(0));
+        self.disks.submit(DiskOperation { id, disk, kind, buffer });
+        true
     }
 
     fn sleep(&mut self) -> Result<()> {
@@ -412,29 +637,7 @@ impl Worker {
 
     fn log_totals(&mut self) {
         for export in self.engine.exports() {
-            let counters = export.counters;
-            tracing::info!(
-                "{}: {} reads ({} bytes), {} writes ({} bytes), {} flushes; {} failed, {} repeated, {} stale, {} held",
-                export.config.address,
-                counters.reads,
-                counters.read_bytes,
-                counters.writes,
-                counters.write_bytes,
-                counters.flushes,
-                counters.failures,
-                counters.repeats,
-                counters.stale,
-                counters.held
-            );
-            let mut records: Vec<&Record> = export.ledger.records().collect();
-            records.sort_unstable_by_key(|record| record.station.octets());
-            for record in records {
-                tracing::info!("{} {}", export.config.address, account(record, export.access.serves(record.station)));
-            }
-            if export.ledger.forgotten() > 0 {
-                let (address, forgotten) = (export.config.address, export.ledger.forgotten());
-                tracing::info!("{address}: {forgotten} more stations were used before, their records were replaced");
-            }
+            self.log_account(export);
         }
         let forgotten = self.engine.forgotten_early();
         if forgotten > 0 {
@@ -442,6 +645,38 @@ impl Worker {
         }
         self.lanes.log_totals();
     }
+
+    fn log_account(&self, export: &Export) {
+        let counters = export.counters;
+        tracing::info!(
+            "{}: {} reads ({} bytes), {} writes ({} bytes), {} flushes; {} failed, {} repeated, {} stale, {} held",
+            export.config.address,
+            counters.reads,
+            counters.read_bytes,
+            counters.writes,
+            counters.write_bytes,
+            counters.flushes,
+            counters.failures,
+            counters.repeats,
+            counters.stale,
+            counters.held
+        );
+        let mut records: Vec<&Record> = export.ledger.records().collect();
+        records.sort_unstable_by_key(|record| record.station.octets());
+        for record in records {
+            tracing::info!("{} {}", export.config.address, account(record, export.access.serves(record.station)));
+        }
+        if export.ledger.forgotten() > 0 {
+            let (address, forgotten) = (export.config.address, export.ledger.forgotten());
+            tracing::info!("{address}: {forgotten} more stations were used before, their records were replaced");
+        }
+    }
+}
+
+/// The frames a worker wants: those for what it serves, and for an address it is about to serve.
+fn filter_for(engine: &Target, added: Option<Address>) -> Filter {
+    let served = engine.exports().map(|export| export.config.address).chain(added);
+    Filter::Target(served.map(|address| (address.shelf, address.slot)).collect())
 }
 
 /// The operation that syncs a disk at the stop. The engine's own are numbered from 0, one for each buffer.
@@ -528,7 +763,8 @@ impl LogLimit {
             Event::Edited { address, station, state, shut_out } => {
                 if let Some(more) = self.admit(now, *address, Kind::Edit) {
                     let (state, out) = (summary(state), consequences(shut_out));
-                    tracing::info!("{address}: {station} changed its settings to: {state}{out}{more}");
+                    let who = station.map_or("the operator".to_owned(), |station| station.to_string());
+                    tracing::info!("{address}: {who} changed its settings to: {state}{out}{more}");
                 }
             }
             Event::NotStored { address } => {
@@ -601,7 +837,7 @@ mod tests {
         let mut ledger = Ledger::default();
         let station = MacAddr(2, 0, 0, 0, 0, 0xb);
         let write = ledger.taken_in(station);
-        ledger.started(write, true);
+        ledger.started(write, true, 512);
         ledger.ended(write, true);
         let line = |ledger: &Ledger, is_served| account(ledger.of(station).unwrap(), is_served);
         assert_eq!(line(&ledger, true), "station 02:00:00:00:00:0b: 0 reads, 1 writes");

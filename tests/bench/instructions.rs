@@ -177,7 +177,7 @@ fn served(asked: Asked, exports: usize, stations: usize) -> Served {
             rotational: None,
             cache_memory: CacheMemory { host: 1, life: 1 },
         };
-        target.add_export(config, StoredState::default()).expect("a free address");
+        target.add_export(Instant::ZERO, config, StoredState::default()).expect("a free address");
     }
     let mut served = Served {
         asked,

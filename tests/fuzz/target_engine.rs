@@ -137,7 +137,7 @@ impl Bench {
             shut_out: BTreeMap::new(),
             heard: VecDeque::new(),
         };
-        bench.target.add_export(any_export(bytes, 0), StoredState::default()).expect("a free address");
+        bench.target.add_export(bench.now, any_export(bytes, 0), StoredState::default()).expect("a free address");
         bench.set_port(PortId(0), Some(PortInfo { mac: MacAddr(2, 0, 0, 0, 0, 1), mtu: 1500 }));
         bench.pull();
         bench
@@ -203,8 +203,9 @@ impl Bench {
                     let stored = StoredState { mask: any_stations(bytes), ..StoredState::default() };
                     let taken = self.target.exports().any(|export| export.config.address == config.address);
                     let mask = if stored.mask.len() > 180 { Vec::new() } else { stored.mask };
-                    let added = self.target.add_export(config, StoredState { mask, ..StoredState::default() });
-                    assert_eq!(added, (!taken).then_some(DiskId(count as u32)));
+                    let stored = StoredState { mask, ..StoredState::default() };
+                    let added = self.target.add_export(self.now, config, stored);
+                    assert_eq!(added.ok(), (!taken).then_some(DiskId(count as u32)));
                 }
             }
             31 => {

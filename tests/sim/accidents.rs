@@ -210,7 +210,7 @@ impl World {
             for (address, disk, stored) in &host.exports {
                 let memory = CacheMemory { host: target as u32, life: host.boots << 8 | stored.cleared };
                 let config = self.export_config(*address, *disk, memory);
-                let id = engine.add_export(config, stored.clone()).expect("an address of its own");
+                let id = engine.add_export(now, config, stored.clone()).expect("an address of its own");
                 if let Some(died_at) = host.died_at {
                     let anybody = now - Duration::from_nanos(self.now - died_at) + FRAME_LIFE;
                     engine.hold_writes(id, Hold { anybody, retagged: now + FRAME_LIFE });

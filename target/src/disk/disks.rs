@@ -216,6 +216,11 @@ impl Disks {
         }
     }
 
+    /// Whether something has ended that was not handed out.
+    pub fn has_completions(&self) -> bool {
+        !self.completed.is_empty()
+    }
+
     /// Hands out what has ended.
     pub fn completions(&mut self, mut take: impl FnMut(DiskCompletion)) {
         while let Some(completion) = self.completed.pop_front() {

@@ -208,6 +208,19 @@ impl DiskFile {
         Ok(self.size != before)
     }
 
+    /// Exports this many 512-byte sectors of the file from now on, or all of them. [`Self::refresh_size`] makes it so.
+    pub fn set_length(&mut self, length: Option<u64>) -> Result<(), OpenProblem> {
+        let total = (&*self.file).seek(SeekFrom::End(0))?;
+        let (offset, sectors) = (self.options.offset_sectors, total / SECTOR as u64);
+        if let Some(length) = length
+            && (length == 0 || offset.checked_add(length).is_none_or(|end| end > sectors))
+        {
+            return Err(OpenProblem::OutsideRange { offset, length, sectors });
+        }
+        self.options.length_sectors = length;
+        Ok(())
+    }
+
     /// Whether the last name of the file was taken away since this was last asked: its content is gone when it is
     /// closed. A device stays.
     pub fn is_deleted_now(&mut self) -> io::Result<bool> {

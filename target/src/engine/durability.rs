@@ -73,6 +73,11 @@ impl Durability {
         Self { mode, cache_off: false, flushers: Vec::new(), poisoned: None, poison_is_stored: false }
     }
 
+    /// From now on writes are acknowledged by these rules. Who is known to flush stays known.
+    pub fn set_mode(&mut self, mode: CacheMode) {
+        self.mode = mode;
+    }
+
     /// Whether what it writes must be durable before the answer.
     pub fn write_is_durable(&self, writer: Writer) -> bool {
         if planted(Fault::DurableForgotten) {

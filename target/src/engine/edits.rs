@@ -15,7 +15,7 @@ use super::config_string::Verdict;
 use super::edited::Outcome;
 use super::export::{Export, StoredState};
 use super::operation::OperationId;
-use super::{Edit, EditKind, Event, ReplyTo, ShutOut, Storage, Target, Work};
+use super::{DiskId, Edit, EditKind, Editor, Event, ReplyTo, ShutOut, Storage, Target, Work};
 
 impl Target {
     pub(super) fn config_request(&mut self, now: Instant, index: u32, to: &ReplyTo, frame: &Frame<'_>) {
@@ -114,12 +114,20 @@ impl Target {
             }
             self.edited.remember(now, index, to, body);
         }
-        let before = self.exports[index as usize].stored();
-        let is_stored = before == state || !self.config.persist;
+        let allow = self.exports[index as usize].access.allow.clone();
+        self.begin_edit(index, Editor::Station { to: *to, kind }, &state, allow);
+    }
+
+    /// Applies an edit while no other is under way. Its editor is told when it is stored and drained.
+    pub(super) fn begin_edit(&mut self, index: u32, by: Editor, state: &StoredState, allow: Vec<MacAddr>) {
+        let export = &mut self.exports[index as usize];
+        let before = export.stored();
+        let allow_before = std::mem::replace(&mut export.access.allow, allow);
+        let is_stored = before == *state || !self.config.persist;
         let storage = if is_stored || planted(Fault::EditNotStored) { Storage::Done } else { Storage::Waiting };
-        self.apply(index, &state);
+        self.apply(index, state);
         let draining = self.shut_out(index);
-        self.edits.insert(index, Edit { to: *to, kind, before, storage, draining });
+        self.edits.insert(index, Edit { by, before, allow_before, storage, draining });
         if !is_stored {
             self.save(index);
         }
@@ -133,15 +141,16 @@ impl Target {
         export.access.reservation.clone_from(&state.reservation);
     }
 
-    /// Gives up the waiting requests of stations that are no longer served, and counts their running ones.
+    /// Gives up the waiting requests that are no longer served, and counts the running ones: those of stations that are
+    /// shut out, and writes where none are taken.
     pub(super) fn shut_out(&mut self, index: u32) -> u32 {
-        let access = &self.exports[index as usize].access;
+        let Export { access, config, .. } = &self.exports[index as usize];
         let mut waiting = Vec::new();
         let mut draining = 0;
         for (id, slot) in self.requests.iter_mut().enumerate() {
             let Some(request) = slot else { continue };
-            let concerned = request.export == index && !access.serves(request.to.station);
-            if !concerned || matches!(request.work, Work::Flush { .. }) {
+            let is_out = || !access.serves(request.to.station) || config.read_only && request.work.writes();
+            if request.export != index || !is_out() || matches!(request.work, Work::Flush { .. }) {
                 continue;
             }
             if request.buffer.is_some() {
@@ -185,21 +194,33 @@ impl Target {
         }
         let edit = self.edits.remove(&index).expect("just seen");
         if edit.storage == Storage::Failed {
-            self.edited.taken_back(index, &edit.to);
             let address = self.exports[index as usize].config.address;
             self.report(Event::NotStored { address });
-            self.answer_not_stored(index, &edit.to, edit.kind);
+            match edit.by {
+                Editor::Station { to, kind } => {
+                    self.edited.taken_back(index, &to);
+                    self.answer_not_stored(index, &to, kind);
+                }
+                Editor::Operator => self.changed.push_back((DiskId(index), false)),
+            }
             return;
         }
         let export = &self.exports[index as usize];
         // A loss below is no doing of the station.
         let state = StoredState { lost: edit.before.lost, ..export.stored() };
-        if state != edit.before {
+        if state != edit.before || export.access.allow != edit.allow_before {
             let address = export.config.address;
-            let shut_out = self.shut_out_by(index, &edit.before);
-            self.report(Event::Edited { address, station: edit.to.station, state, shut_out });
+            let shut_out = self.shut_out_by(index, &edit.before, edit.allow_before);
+            let station = match edit.by {
+                Editor::Station { to, .. } => Some(to.station),
+                Editor::Operator => None,
+            };
+            self.report(Event::Edited { address, station, state, shut_out });
         }
-        self.answer_edit(index, &edit.to, edit.kind);
+        match edit.by {
+            Editor::Station { to, kind } => self.answer_edit(index, &to, kind),
+            Editor::Operator => self.changed.push_back((DiskId(index), true)),
+        }
     }
 
     /// Says what is in force.
@@ -213,11 +234,11 @@ impl Target {
     }
 
     /// The stations that were served with the settings before an edit, and are no longer.
-    fn shut_out_by(&self, index: u32, before: &StoredState) -> Vec<ShutOut> {
+    fn shut_out_by(&self, index: u32, before: &StoredState, allow: Vec<MacAddr>) -> Vec<ShutOut> {
         let StoredState { mask, reservation, .. } = before.clone();
         let Export { access, ledger, .. } = &self.exports[index as usize];
-        let before = Access { allow: access.allow.clone(), mask, reservation };
-        let listed = before.mask.iter().chain(&before.reservation).copied();
+        let before = Access { allow, mask, reservation };
+        let listed = before.allow.iter().chain(&before.mask).chain(&before.reservation).copied();
         let mut stations: Vec<MacAddr> = ledger.records().map(|record| record.station).chain(listed).collect();
         stations.retain(|station| before.serves(*station) && !access.serves(*station));
         stations.sort_unstable_by_key(|station| station.octets());

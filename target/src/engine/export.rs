@@ -3,6 +3,7 @@
 use aoe_common::addr::Address;
 use aoe_common::ata::{CacheMemory, Identify, fnv1a};
 use aoe_common::ordering::Ordering;
+use aoe_common::target_status::Latency;
 use aoe_common::time::Instant;
 use aoe_common::wire::MacAddr;
 
@@ -120,6 +121,27 @@ pub struct Export {
     cleared: u32,
     /// Until when writes are dropped.
     pub hold: Hold,
+    /// Whether it is served.
+    pub life: Life,
+    /// Takes no new requests.
+    pub draining: bool,
+    /// From the arrival of a READ to its end.
+    pub read_latency: Latency,
+    /// The same of WRITE, ZERO and TRIM.
+    pub write_latency: Latency,
+    /// The same of FLUSH.
+    pub flush_latency: Latency,
+}
+
+/// Whether an export is served. The place of one that is gone is kept for what is remembered of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It is.
+    Serving,
+    /// It is being removed: what was under way ends.
+    Leaving,
+    /// It was removed then.
+    Gone(Instant),
 }
 
 /// Until when writes are dropped after a restart, since copies from before may still come.
@@ -161,7 +183,17 @@ impl Export {
             ledger: Ledger::default(),
             cleared: stored.cleared,
             hold: Hold::default(),
+            life: Life::Serving,
+            draining: false,
+            read_latency: Latency::default(),
+            write_latency: Latency::default(),
+            flush_latency: Latency::default(),
         }
+    }
+
+    /// Whether it takes requests.
+    pub fn is_heard(&self) -> bool {
+        self.life == Life::Serving && !self.draining
     }
 
     /// What has to survive a restart.

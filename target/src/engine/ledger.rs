@@ -23,8 +23,12 @@ pub struct Record {
     pub station: MacAddr,
     /// READ requests handed to the disk.
     pub reads: u64,
+    /// Their bytes.
+    pub read_bytes: u64,
     /// WRITE, ZERO and TRIM requests handed to the disk.
     pub writes: u64,
+    /// The bytes of the WRITE requests.
+    pub write_bytes: u64,
     /// Requests given up because the station was shut out while they waited.
     pub given_up: u64,
     /// Frames that had no effect because the station was shut out.
@@ -71,14 +75,16 @@ impl Ledger {
         RecordId(at as u32)
     }
 
-    /// It is handed to the disk.
-    pub fn started(&mut self, id: RecordId, writes: bool) {
+    /// It is handed to the disk, with so many bytes to move.
+    pub fn started(&mut self, id: RecordId, writes: bool, bytes: u64) {
         let record = &mut self.records[id.0 as usize];
         if writes {
             record.writes += 1;
+            record.write_bytes += bytes;
             record.writing += 1;
         } else {
             record.reads += 1;
+            record.read_bytes += bytes;
         }
     }
 
@@ -130,8 +136,18 @@ impl Ledger {
     }
 
     fn open(&mut self, station: MacAddr, for_work: bool) -> Option<usize> {
-        let record =
-            Record { station, reads: 0, writes: 0, given_up: 0, ignored: 0, writing: 0, held: 0, used: self.uses };
+        let record = Record {
+            station,
+            reads: 0,
+            read_bytes: 0,
+            writes: 0,
+            write_bytes: 0,
+            given_up: 0,
+            ignored: 0,
+            writing: 0,
+            held: 0,
+            used: self.uses,
+        };
         let at = if self.records.len() < RECORDS_MAX {
             self.records.push(record);
             self.records.len() - 1
@@ -160,7 +176,7 @@ mod tests {
 
     fn write(ledger: &mut Ledger, station: MacAddr) {
         let id = ledger.taken_in(station);
-        ledger.started(id, true);
+        ledger.started(id, true, 512);
         ledger.ended(id, true);
     }
 
@@ -171,11 +187,11 @@ mod tests {
         write(&mut ledger, mac(2));
         write(&mut ledger, mac(1));
         let read = ledger.taken_in(mac(2));
-        ledger.started(read, false);
+        ledger.started(read, false, 512);
         ledger.ended(read, false);
         let waiting = ledger.taken_in(mac(1));
         let running = ledger.taken_in(mac(1));
-        ledger.started(running, true);
+        ledger.started(running, true, 512);
         ledger.given_up(waiting);
         ledger.ignored(mac(3));
         let figures = |n| ledger.of(mac(n)).map(|it| (it.reads, it.writes, it.writing, it.given_up, it.ignored));
@@ -183,6 +199,8 @@ mod tests {
         assert_eq!(figures(2), Some((1, 1, 0, 0, 0)));
         assert_eq!(figures(3), Some((0, 0, 0, 0, 1)));
         assert_eq!(figures(4), None);
+        let bytes = |n| ledger.of(mac(n)).map(|it| (it.read_bytes, it.write_bytes));
+        assert_eq!((bytes(1), bytes(2)), (Some((0, 3 * 512)), Some((512, 512))));
         assert_eq!(ledger.records().count(), 3);
     }
 
@@ -200,7 +218,7 @@ mod tests {
         write(&mut ledger, mac(1001));
         assert_eq!((ledger.of(mac(3)), ledger.forgotten()), (None, 1), "2 was used after it, 0 is in use");
         assert!(ledger.of(mac(0)).is_some() && ledger.of(mac(2)).is_some());
-        ledger.started(held, true);
+        ledger.started(held, true, 512);
         assert_eq!(ledger.of(mac(0)).map(Record::writing), Some(1));
     }
 

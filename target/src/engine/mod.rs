@@ -22,6 +22,7 @@
 pub mod access;
 mod answers;
 pub mod ata;
+pub mod changes;
 pub mod config_string;
 pub mod durability;
 mod edited;
@@ -41,7 +42,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use aoe_common::addr::Address;
 use aoe_common::ata::TrimRange;
-use aoe_common::frame::FrameBuffer;
+use aoe_common::frame::{FrameBuffer, SECTOR};
 use aoe_common::hash::FastMap;
 pub use aoe_common::port::{PortId, PortInfo};
 use aoe_common::time::{Duration, Instant};
@@ -52,14 +53,14 @@ use aoe_common::wire::{
 use self::ata::Failure;
 use self::durability::Writer;
 use self::edited::Edited;
-use self::export::{Export, ExportConfig, Hold, StoredState};
+use self::export::{Export, ExportConfig, Hold, Life, StoredState};
 use self::ledger::RecordId;
 use self::operation::{DiskCompletion, DiskError, DiskId, DiskOperation, OperationId};
 use self::pool::Pool;
-use self::repeats::{EXPORTS_MAX, Outcome, Repeats, RequestKey};
+use self::repeats::{EXPORTS_MAX, MEMORY, Outcome, Repeats, RequestKey};
 use self::requests::trim_range;
 use self::saves::Save;
-use self::stale::Stale;
+use self::stale::{LIFE, Stale};
 use self::stations::Stations;
 
 /// Firmware version in config answers: major and minor version of this program.
@@ -133,12 +134,12 @@ pub enum Event {
         /// Why.
         error: DiskError,
     },
-    /// A station changed a config string, mask list or reservation.
+    /// A config string, mask list, reservation or the operator's list changed.
     Edited {
         /// The export.
         address: Address,
-        /// The station.
-        station: MacAddr,
+        /// Who did that: a station, or the operator.
+        station: Option<MacAddr>,
         /// What it is now.
         state: StoredState,
         /// Whom that shut out.
@@ -158,6 +159,19 @@ pub struct ShutOut {
     pub station: MacAddr,
     /// Its writes that were run, ever: there will be no more. `None` when its record was replaced.
     pub writes: Option<u64>,
+}
+
+/// Why there is no place for an export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoPlace {
+    /// Its address is served, or still has requests under way after its removal.
+    #[error("{0} is in use; choose another shelf and slot, or remove that export first")]
+    Taken(Address),
+    /// All numbers are in use, or belong to exports that were removed just before.
+    #[error(
+        "there are {EXPORTS_MAX} exports, those removed in the last 200 s included; wait, or start another aoe-target"
+    )]
+    Full,
 }
 
 /// Where an answer goes.
@@ -191,6 +205,14 @@ impl Work {
         matches!(self, Self::Write { .. } | Self::Zero { .. } | Self::Trim { .. })
     }
 
+    /// Data that a READ or WRITE moves.
+    fn bytes(self) -> u64 {
+        match self {
+            Self::Read { sectors, .. } | Self::Write { sectors, .. } => u64::from(sectors) * SECTOR as u64,
+            Self::Zero { .. } | Self::Trim { .. } | Self::Flush { .. } => 0,
+        }
+    }
+
     /// Whether it is answered before it is durable.
     fn is_cached(self) -> bool {
         use Work::{Trim, Write, Zero};
@@ -211,6 +233,7 @@ struct Request {
     key: Option<RequestKey>,
     /// For all but flushes.
     record: Option<RecordId>,
+    arrived: Instant,
     /// Its station was shut out while it ran, and an edit waits for its end.
     draining: bool,
 }
@@ -218,9 +241,9 @@ struct Request {
 /// An edit that is applied but not answered yet.
 #[derive(Debug)]
 struct Edit {
-    to: ReplyTo,
-    kind: EditKind,
+    by: Editor,
     before: StoredState,
+    allow_before: Vec<MacAddr>,
     storage: Storage,
     /// Writing requests of shut-out stations that still run.
     draining: u32,
@@ -235,6 +258,13 @@ enum Storage {
     Done,
     /// The edit was taken back.
     Failed,
+}
+
+/// Who edits, and has to be told how that went.
+#[derive(Clone, Copy, Debug)]
+enum Editor {
+    Station { to: ReplyTo, kind: EditKind },
+    Operator,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -271,6 +301,8 @@ pub struct Target {
     stations: Stations,
     edits: BTreeMap<u32, Edit>,
     edited: Edited,
+    /// Changes by the operator that ended, and whether they are in force.
+    changed: VecDeque<(DiskId, bool)>,
     saves: BTreeMap<u32, Save>,
     pool: Pool,
     disk: VecDeque<DiskOperation>,
@@ -297,6 +329,7 @@ impl Target {
             stations: Stations::default(),
             edits: BTreeMap::new(),
             edited: Edited::default(),
+            changed: VecDeque::new(),
             saves: BTreeMap::new(),
             pool: Pool::new(config.buffers),
             disk: VecDeque::new(),
@@ -309,17 +342,40 @@ impl Target {
         }
     }
 
-    /// Adds an export and announces it. `None` when its address is taken.
-    pub fn add_export(&mut self, config: ExportConfig, stored: StoredState) -> Option<DiskId> {
-        if self.by_address.contains_key(&config.address) {
-            return None;
+    /// Adds an export and announces it.
+    ///
+    /// What is remembered of writes and edits goes by the export's number. So an address that was removed gets its number
+    /// back, and with it the memory: a copy of a write from before does not run. Another address gets that number only
+    /// when nothing of the old one is remembered any more.
+    pub fn add_export(&mut self, now: Instant, config: ExportConfig, stored: StoredState) -> Result<DiskId, NoPlace> {
+        let address = config.address;
+        let of_old = self.exports.iter().position(|export| export.config.address == address);
+        let forgotten = |export: &Export| matches!(export.life, Life::Gone(since) if now.since(since) >= MEMORY);
+        let mut export = Export::new(config, stored);
+        let index = match of_old {
+            Some(at) => {
+                let old = &self.exports[at];
+                if !matches!(old.life, Life::Gone(_)) {
+                    return Err(NoPlace::Taken(address));
+                }
+                // Of attempts that were sent meanwhile under several tags nobody knows which is the newest.
+                export.hold = Hold { anybody: old.hold.anybody, retagged: old.hold.retagged.max(now + LIFE) };
+                at
+            }
+            None => match self.exports.iter().position(forgotten) {
+                Some(at) => at,
+                None if self.exports.len() < EXPORTS_MAX => self.exports.len(),
+                None => return Err(NoPlace::Full),
+            },
+        };
+        match self.exports.get_mut(index) {
+            Some(place) => *place = export,
+            None => self.exports.push(export),
         }
-        assert!(self.exports.len() < EXPORTS_MAX, "exports have small numbers");
-        let index = self.exports.len() as u32;
-        self.by_address.insert(config.address, index);
-        self.exports.push(Export::new(config, stored));
-        self.announcements.extend(self.ports.keys().map(|port| (*port, index)));
-        Some(DiskId(index))
+        let index = index as u32;
+        self.by_address.insert(address, index);
+        self.announce_everywhere(index);
+        Ok(DiskId(index))
     }
 
     /// An export.
@@ -330,12 +386,25 @@ impl Target {
     /// A process before served this export: runs no write until then, and no edit of who may write. It has answered some of
     /// which this value knows nothing, and copies of those may still be on their way.
     pub fn hold_writes(&mut self, disk: DiskId, hold: Hold) {
-        self.exports[disk.0 as usize].hold = hold;
+        let known = &mut self.exports[disk.0 as usize].hold;
+        known.anybody = known.anybody.max(hold.anybody);
+        known.retagged = known.retagged.max(hold.retagged);
     }
 
-    /// All exports.
+    /// The export that is served at this address.
+    pub fn disk_of(&self, address: Address) -> Option<DiskId> {
+        self.by_address.get(&address).copied().map(DiskId)
+    }
+
+    /// All exports, those that are being removed included.
     pub fn exports(&self) -> impl Iterator<Item = &Export> {
-        self.exports.iter()
+        self.exports.iter().filter(|export| !matches!(export.life, Life::Gone(_)))
+    }
+
+    /// Their numbers, in the same order.
+    pub fn disks(&self) -> impl Iterator<Item = DiskId> + '_ {
+        let present = |(_, export): &(usize, &Export)| !matches!(export.life, Life::Gone(_));
+        self.exports.iter().enumerate().filter(present).map(|(index, _)| DiskId(index as u32))
     }
 
     /// The disk below has another size now; the change is announced. Requests beyond the end fail; those that wait
@@ -349,7 +418,7 @@ impl Target {
         export.config.sectors = sectors;
         let beyond: Vec<_> = export.ordering.waiting_beyond(sectors).collect();
         self.give_up(disk.0, &beyond);
-        self.announcements.extend(self.ports.keys().map(|port| (*port, disk.0)));
+        self.announce_everywhere(disk.0);
     }
 
     /// A port came up, changed, or went away (`None`). A port that comes up or changes hears of every export.
@@ -363,7 +432,14 @@ impl Target {
             return;
         }
         self.pool.fit(usize::from(info.frame_sectors()));
-        self.announcements.extend((0..self.exports.len() as u32).map(|export| (port, export)));
+        let served = self.exports.iter().enumerate().filter(|(_, export)| export.is_heard());
+        self.announcements.extend(served.map(|(index, _)| (port, index as u32)));
+    }
+
+    fn announce_everywhere(&mut self, index: u32) {
+        if self.exports[index as usize].is_heard() {
+            self.announcements.extend(self.ports.keys().map(|port| (*port, index)));
+        }
     }
 
     /// Figures of the whole engine.
@@ -415,7 +491,8 @@ impl Target {
             return;
         }
         for index in 0..self.exports.len() as u32 {
-            if asked.reaches(self.exports[index as usize].config.address) {
+            let export = &self.exports[index as usize];
+            if export.life == Life::Serving && asked.reaches(export.config.address) {
                 self.handle_request(now, port, info, index, &frame);
             }
         }
@@ -445,13 +522,16 @@ impl Target {
         if matches!(request.work, Work::Flush { .. }) {
             request.buffer = Some(buffer);
             let index = request.export;
-            self.flush_ended(index, result);
+            self.flush_ended(now, index, result);
             return;
         }
         let mut request = self.take_request(id);
         request.buffer = Some(buffer);
         let record = request.record.expect("all but flushes are on record");
-        self.exports[request.export as usize].ledger.ended(record, request.work.writes());
+        let export = &mut self.exports[request.export as usize];
+        export.ledger.ended(record, request.work.writes());
+        let latency = if request.work.writes() { &mut export.write_latency } else { &mut export.read_latency };
+        latency.record(microseconds(request.arrived, now));
         self.settle(request.export, id);
         let outcome = match cut_off {
             // Its station was shut out, or the disk shrank, between two ranges: the rest never ran, and the answer must
@@ -516,6 +596,9 @@ impl Target {
     fn handle_request(&mut self, now: Instant, port: PortId, info: PortInfo, index: u32, frame: &Frame<'_>) {
         let export = &mut self.exports[index as usize];
         let station = frame.ethernet.source;
+        if export.draining {
+            return;
+        }
         if !export.access.hears(station) {
             export.counters.refused += 1;
             export.ledger.ignored(station);
@@ -590,6 +673,11 @@ impl Target {
         }
         self.events.push_back(event);
     }
+}
+
+/// From one moment to a later one.
+fn microseconds(from: Instant, to: Instant) -> u64 {
+    to.as_nanos().saturating_sub(from.as_nanos()) / 1000
 }
 
 #[cfg(test)]

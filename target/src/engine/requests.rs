@@ -13,7 +13,7 @@ use super::export::{EXPORT_REQUESTS_MAX, Export};
 use super::operation::{DiskError, DiskId, DiskOperation, DiskOperationKind, OperationId};
 use super::repeats::{Outcome, RequestKey, Seen};
 use super::stations::Station;
-use super::{Event, PortInfo, ReplyTo, Request, Target, Work};
+use super::{Event, PortInfo, ReplyTo, Request, Target, Work, microseconds};
 
 /// A request for the disk that was judged, and is not in the table yet.
 struct Job<'a> {
@@ -91,11 +91,11 @@ impl Target {
                 true => self.answer_registers(to, None, &succeeded(&ata)),
                 false => self.answer_failure(index, to, &ata, Failure::ABORTED),
             },
-            Ask::CacheOff => self.flush_request(index, to, &ata, true),
-            Ask::Flush => self.flush_request(index, to, &ata, false),
+            Ask::CacheOff => self.flush_request(now, index, to, &ata, true),
+            Ask::Flush => self.flush_request(now, index, to, &ata, false),
             Ask::Read { lba, sectors, verify } => {
                 let footprint = Footprint { start: lba, end: lba + u64::from(sectors), writes: false };
-                self.admit(&job(Work::Read { sectors, verify }, footprint, &[]), None);
+                self.admit(now, &job(Work::Read { sectors, verify }, footprint, &[]), None);
             }
             Ask::Write { lba, sectors, fua } => {
                 let durable =
@@ -172,7 +172,7 @@ impl Target {
                 export.counters.stale += 1;
             }
             Seen::New => {
-                if self.admit(job, Some(key)) {
+                if self.admit(now, job, Some(key)) {
                     if planted(Fault::AnsweredBeforeDisk) {
                         self.answer_registers(to, None, &succeeded(ata));
                     }
@@ -184,7 +184,7 @@ impl Target {
     }
 
     /// Takes a request into the table and starts it if nothing is in its way. `false`: no room, dropped.
-    fn admit(&mut self, job: &Job<'_>, key: Option<RequestKey>) -> bool {
+    fn admit(&mut self, now: Instant, job: &Job<'_>, key: Option<RequestKey>) -> bool {
         let Job { export: index, to, ata, work, footprint, data } = *job;
         let export = &mut self.exports[index as usize];
         if export.ordering.len() == EXPORT_REQUESTS_MAX {
@@ -198,7 +198,8 @@ impl Target {
         buffer.payload_mut(data.len()).copy_from_slice(data);
         let record = Some(self.exports[index as usize].ledger.taken_in(to.station));
         let buffer = Some(buffer);
-        let request = Request { export: index, to: *to, ata: *ata, work, buffer, key, record, draining: false };
+        let request =
+            Request { export: index, to: *to, ata: *ata, work, buffer, key, record, arrived: now, draining: false };
         let id = self.insert_request(request);
         let export = &mut self.exports[index as usize];
         if export.ordering.admit(id, footprint) {
@@ -217,7 +218,8 @@ impl Target {
         if let Some(record) = request.record
             && !matches!(request.work, Work::Trim { next: 1.., .. })
         {
-            self.exports[request.export as usize].ledger.started(record, request.work.writes());
+            let bytes = request.work.bytes();
+            self.exports[request.export as usize].ledger.started(record, request.work.writes(), bytes);
         }
         let offset = request.ata.lba() * SECTOR as u64;
         let kind = match request.work {
@@ -296,7 +298,7 @@ impl Target {
         Outcome { status: failure.status.bits(), error: failure.error.bits() }
     }
 
-    fn flush_request(&mut self, index: u32, to: &ReplyTo, ata: &AtaRepr, turn_cache_off: bool) {
+    fn flush_request(&mut self, now: Instant, index: u32, to: &ReplyTo, ata: &AtaRepr, turn_cache_off: bool) {
         let same = |id: &OperationId| {
             let request = self.requests[id.0 as usize].as_ref().expect("flushes are known requests");
             request.to.station == to.station && request.to.tag == to.tag
@@ -330,6 +332,7 @@ impl Target {
             buffer: Some(buffer),
             key: None,
             record: None,
+            arrived: now,
             draining: false,
         };
         let id = self.insert_request(request);
@@ -365,7 +368,7 @@ impl Target {
         self.start(leader);
     }
 
-    pub(super) fn flush_ended(&mut self, index: u32, result: Result<(), DiskError>) {
+    pub(super) fn flush_ended(&mut self, now: Instant, index: u32, result: Result<(), DiskError>) {
         let export = &mut self.exports[index as usize];
         let served = std::mem::take(&mut export.flushes.served);
         if let Err(error) = result {
@@ -375,6 +378,7 @@ impl Target {
         for id in served {
             let mut request = self.take_request(id);
             let export = &mut self.exports[index as usize];
+            export.flush_latency.record(microseconds(request.arrived, now));
             let outcome = if export.durability.poisoned().is_none() {
                 export.counters.flushes += 1;
                 if request.ata.command == command::FLUSH_CACHE_EXT {

@@ -60,7 +60,7 @@ impl Target {
 
     /// Saves losses that could not be stored before.
     pub fn save_again(&mut self) {
-        for index in 0..self.exports.len() as u32 {
+        for DiskId(index) in self.disks().collect::<Vec<_>>() {
             let durability = &self.exports[index as usize].durability;
             if self.config.persist && durability.poisoned().is_some() && !durability.is_poison_stored() {
                 self.save(index);

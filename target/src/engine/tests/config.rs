@@ -87,7 +87,7 @@ fn an_edit_is_reported_and_answered_when_it_is_stored() {
     assert_eq!(bench.one().string(), b"abc");
     let state = StoredState { config_string: b"abc".to_vec(), ..StoredState::default() };
     let address = Address::new(1, 2);
-    assert_eq!(bench.events(), [Event::Edited { address, station: A, state, shut_out: vec![] }]);
+    assert_eq!(bench.events(), [Event::Edited { address, station: Some(A), state, shut_out: vec![] }]);
     assert_eq!(bench.ask(&config(A, 2, ConfigCommand::Set, b"abc")).len(), 1, "nothing new, nothing to store");
 }
 

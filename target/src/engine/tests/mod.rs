@@ -9,6 +9,7 @@ mod access;
 mod adverts;
 mod ata;
 mod bounds;
+mod changes;
 mod config;
 mod durability;
 mod frames;
@@ -167,7 +168,7 @@ impl Bench {
 
     fn add(&mut self, config: ExportConfig, stored: StoredState) -> DiskId {
         self.disks.push((0..config.sectors).flat_map(|lba| [content(lba); SECTOR]).collect());
-        let disk = self.target.add_export(config, stored).expect("a free address");
+        let disk = self.target.add_export(self.now, config, stored).expect("a free address");
         self.pull();
         disk
     }
