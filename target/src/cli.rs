@@ -10,6 +10,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::disk::EngineChoice;
 use crate::engine::durability::CacheMode;
+use crate::log::Level;
 use crate::settings::{ExportSettings, Settings};
 
 const EXAMPLES: &str = "\
@@ -38,6 +39,10 @@ pub struct Args {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+
+    /// Log lines of this level, and of those above it [default: $AOE_LOG, else info]
+    #[arg(long, global = true, value_enum, value_name = "LEVEL")]
+    pub log_level: Option<Level>,
 }
 
 /// What `aoe-target` can do.
@@ -129,6 +134,10 @@ pub struct ExportArgs {
     /// Let clients change settings of many exports, or write to them, with one frame (to shelf or slot "any")
     #[arg(long)]
     pub allow_wildcard_edits: bool,
+
+    /// Do not confine the threads once they have what they need (capabilities, landlock, seccomp): for looking for a fault
+    #[arg(long)]
+    pub no_sandbox: bool,
 }
 
 /// `--cache`.
@@ -244,6 +253,7 @@ impl ExportArgs {
             poll: self.poll,
             hold: !self.no_hold,
             wildcard_edits: self.allow_wildcard_edits,
+            sandbox: !self.no_sandbox,
             state_directory: self.state_dir.clone(),
             exports: self.places()?.into_iter().map(export).collect(),
         })

@@ -22,6 +22,7 @@ use aoe_common::time::{Duration, Instant};
 
 use crate::engine::export::Hold;
 use crate::engine::stale::LIFE;
+use crate::sandbox::{Role, Sandbox};
 
 /// How often the time of the files is set.
 const REFRESH_EVERY: Duration = Duration::from_millis(500);
@@ -73,8 +74,9 @@ impl Marker {
 }
 
 /// Keeps the files fresh until the program ends.
-pub(crate) fn keep_fresh(mut markers: Vec<Marker>) -> io::Result<()> {
+pub(crate) fn keep_fresh(mut markers: Vec<Marker>, sandbox: Sandbox) -> io::Result<()> {
     let refresh = move || {
+        sandbox.confine(Role::Marker);
         loop {
             let now = monotonic_now();
             markers.iter_mut().for_each(|marker| marker.refresh(now));

@@ -25,6 +25,8 @@ use tokio::time::{Duration, Instant, sleep_until, timeout};
 use crate::disk::{DiskFile, DiskOptions};
 use crate::engine::export::{ExportConfig, StoredState};
 use crate::hold::{Marker, keep_fresh};
+use crate::notify::{self, Pulse, Watchdog};
+use crate::sandbox::{Role, Sandbox};
 use crate::settings::{ExportSettings, Settings};
 use crate::state::{StateDirectory, Store, image_name, reason, summary};
 use crate::worker::{Mail, Plan, STOP_TIME, Served, Worker};
@@ -40,6 +42,8 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT. An error says in one line why that is not possible, or no longer.
 pub fn serve(settings: &Settings) -> Result<()> {
+    // Before there are threads, so that all of them inherit it.
+    let sandbox = Sandbox::begin(settings.sandbox);
     let mut exports = open_exports(&settings.exports)?;
     may_use_raw_sockets()?;
     let choice = Choice { named: settings.interfaces.clone() };
@@ -54,7 +58,7 @@ pub fn serve(settings: &Settings) -> Result<()> {
             }
             config.cache_memory = cache_memory(stored.cleared);
         }
-        hold_writes(settings.hold, directory, &mut exports)?;
+        hold_writes(settings.hold, directory, &mut exports, sandbox)?;
     }
     for Served { config, disk, stored, .. } in &exports {
         let (address, path) = (config.address, disk.path().display());
@@ -71,14 +75,14 @@ pub fn serve(settings: &Settings) -> Result<()> {
         tracing::warn!("{address}: {path}: the last {tail} bytes fill no sector of 512 and are not exported");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(Control { settings, choice }.run(exports, directory));
+    let result = runtime.block_on(Control { settings, choice, sandbox }.run(exports, directory));
     // A worker that is stuck in the kernel must not hold up the exit.
     runtime.shutdown_background();
     result
 }
 
 /// Lets exports that were served just before hold their writes, and has it marked from then on that they are served.
-fn hold_writes(may_hold: bool, directory: &StateDirectory, exports: &mut [Served]) -> Result<()> {
+fn hold_writes(may_hold: bool, directory: &StateDirectory, exports: &mut [Served], sandbox: Sandbox) -> Result<()> {
     let mut markers = Vec::new();
     for Served { config, hold, .. } in exports.iter_mut().filter(|export| !export.config.read_only) {
         let path = directory.path().join(format!("{}.served", config.address));
@@ -87,7 +91,7 @@ fn hold_writes(may_hold: bool, directory: &StateDirectory, exports: &mut [Served
         *hold = served;
         markers.push(marker);
     }
-    keep_fresh(markers).context("cannot start a thread")
+    keep_fresh(markers, sandbox).context("cannot start a thread")
 }
 
 /// Forgets that data was lost, for good. Clients with unflushed writes learn that these may be gone, also when the loss could
@@ -205,12 +209,15 @@ impl Choice {
 struct Control<'a> {
     settings: &'a Settings,
     choice: Choice,
+    sandbox: Sandbox,
 }
 
 /// The workers and the ways to reach them.
 #[derive(Default)]
 struct Workers {
     mailboxes: Vec<Arc<Mailbox<Mail>>>,
+    /// Their signs of life.
+    pulses: Vec<Arc<Pulse>>,
     /// How each ended.
     ends: JoinSet<Result<()>>,
 }
@@ -229,14 +236,20 @@ impl Control<'_> {
         let watched = AsyncFd::with_interest(watch.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
         let look_again = Arc::new(Notify::new());
 
-        let store = directory.map(|directory| Store::start(directory, exports.len())).transpose()?;
+        let own_directories: Vec<_> = directory.iter().map(|directory| directory.path().to_owned()).collect();
+        let store = directory.map(|directory| Store::start(directory, exports.len(), self.sandbox)).transpose()?;
         let (store, store_thread) = store.unzip();
         let mut interfaces = self.choice.of(ethernet_interfaces()?);
         let lines: Vec<_> = exports.iter().map(line).collect();
         let mut workers = Workers::default();
-        let engine = workers.start(self.settings, exports, store, &look_again, &interfaces).await?;
+        let engine = workers.start(&self, exports, store, &look_again, &interfaces).await?;
+        self.sandbox.confine(Role::Control(&own_directories));
         announce(&lines, engine, &interfaces);
+        notify::ready(&status_line(lines.len(), &interfaces));
 
+        let mut watchdog = Watchdog::over(workers.pulses.clone());
+        let ask_every = Watchdog::wanted();
+        let mut ask_at = Instant::now();
         let mut look_at = Instant::now() + LOOK_EVERY;
         let failure = loop {
             tokio::select! {
@@ -255,16 +268,24 @@ impl Control<'_> {
                         Ok(all) => {
                             let new = self.choice.of(all);
                             log_changes(&interfaces, &new);
+                            if new != interfaces {
+                                notify::status(&status_line(lines.len(), &new));
+                            }
                             interfaces = new;
                             workers.tell_links(&interfaces);
                         }
                         Err(error) => tracing::warn!("cannot list the interfaces: {error}"),
                     }
                 }
+                () = sleep_until(ask_at), if ask_every.is_some() => {
+                    ask_at = Instant::now() + ask_every.unwrap_or(Duration::MAX);
+                    workers.ask(watchdog.ask());
+                }
                 end = workers.next_end() => break Some(end.and(Err(anyhow!("a serving thread ended")))),
             }
         };
         tracing::info!("stopping");
+        notify::stopping();
         workers.stop().await?;
         if let Some(thread) = store_thread {
             // The workers are gone and with them the last of its clients.
@@ -329,6 +350,17 @@ fn announce(lines: &[Line], engine: &str, interfaces: &[Interface]) {
     }
 }
 
+/// What it does, in a line for `systemctl status`.
+fn status_line(exports: usize, interfaces: &[Interface]) -> String {
+    let up = interfaces.iter().filter(|interface| interface.up).map(|interface| interface.name.as_str());
+    let up = up.collect::<Vec<_>>().join(", ");
+    let plural = if exports == 1 { "" } else { "s" };
+    if up.is_empty() {
+        return format!("{exports} export{plural}, no interface is up");
+    }
+    format!("serving {exports} export{plural} on {up}")
+}
+
 fn log_changes(before: &[Interface], now: &[Interface]) {
     for interface in before {
         if !now.iter().any(|other| other.index == interface.index) {
@@ -353,7 +385,7 @@ impl Workers {
     /// Starts as many workers as are asked for and useful, and waits until all serve. Tells how disks are reached.
     async fn start(
         &mut self,
-        settings: &Settings,
+        Control { settings, sandbox, .. }: &Control<'_>,
         exports: Vec<Served>,
         store: Option<Store>,
         look_again: &Arc<Notify>,
@@ -367,6 +399,7 @@ impl Workers {
         let mut engine = "";
         for (number, exports) in shares.into_iter().enumerate() {
             let mailbox = Arc::new(Mailbox::new()?);
+            let pulse = Arc::new(Pulse::default());
             let plan = Plan {
                 exports,
                 disk_engine: settings.io,
@@ -374,15 +407,17 @@ impl Workers {
                 wildcard_edits: settings.wildcard_edits,
                 store: store.clone(),
                 mailbox: Arc::clone(&mailbox),
+                pulse: Arc::clone(&pulse),
                 look_again: Arc::clone(look_again),
             };
-            let interfaces = interfaces.to_vec();
+            let (interfaces, sandbox) = (interfaces.to_vec(), *sandbox);
             let (tell_ready, ready) = oneshot::channel();
             let (tell_end, end) = oneshot::channel();
             std::thread::Builder::new().name(format!("aoe-worker-{number}")).spawn(move || {
                 // Who listens is gone only when the program ends anyway.
                 match Worker::start(plan, &interfaces) {
                     Ok(worker) => {
+                        sandbox.confine(Role::Worker);
                         let _ = tell_ready.send(Ok(worker.disk_engine()));
                         let _ = tell_end.send(worker.run());
                     }
@@ -391,6 +426,7 @@ impl Workers {
             })?;
             engine = ready.await.context("a serving thread failed")??;
             self.mailboxes.push(mailbox);
+            self.pulses.push(pulse);
             self.ends.spawn(async { end.await.unwrap_or_else(|_| Err(anyhow!("a serving thread failed"))) });
         }
         Ok(engine)
@@ -399,6 +435,13 @@ impl Workers {
     fn tell_links(&self, interfaces: &[Interface]) {
         for mailbox in &self.mailboxes {
             mailbox.leave(|mail| mail.links = Some(interfaces.to_vec()));
+        }
+    }
+
+    /// Asks each whether it lives.
+    fn ask(&self, question: u64) {
+        for mailbox in &self.mailboxes {
+            mailbox.leave(|mail| mail.question = Some(question));
         }
     }
 

@@ -23,6 +23,8 @@ pub struct Settings {
     pub hold: bool,
     /// Whether one frame may change settings of many exports, or write to them.
     pub wildcard_edits: bool,
+    /// Whether threads are confined to what they need.
+    pub sandbox: bool,
     /// Where settings made by clients are kept. `None`: the default.
     pub state_directory: Option<PathBuf>,
     /// The exports, in the order in which they were named; each address once.

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::access::{MASK_MAX, RESERVATION_MAX};
 use crate::engine::export::StoredState;
+use crate::sandbox::{Role, Sandbox};
 
 /// Where settings are kept when nothing else is said.
 const DEFAULT_DIRECTORY: &str = "/var/lib/aoe-target";
@@ -260,9 +261,14 @@ impl Store {
     /// Starts the thread. It ends when the last `Store` is gone and all that was queued is done.
     ///
     /// Each of the `exports` has at most one save under way, so the queue is never full.
-    pub fn start(directory: StateDirectory, exports: usize) -> io::Result<(Self, JoinHandle<()>)> {
+    pub(crate) fn start(
+        directory: StateDirectory,
+        exports: usize,
+        sandbox: Sandbox,
+    ) -> io::Result<(Self, JoinHandle<()>)> {
         let (queue, saves) = mpsc::sync_channel(exports);
         let thread = std::thread::Builder::new().name("aoe-state".to_owned()).spawn(move || {
+            sandbox.confine(Role::Store(&directory.path));
             for Save { address, image, state, done } in saves {
                 let result = directory.save(address, &image, &state);
                 if let Err(error) = &result {
@@ -374,7 +380,7 @@ mod tests {
     #[test]
     fn the_thread_stores_tells_and_ends() {
         let (_temporary, directory) = directory();
-        let (store, thread) = Store::start(directory.clone(), 1).unwrap();
+        let (store, thread) = Store::start(directory.clone(), 1, Sandbox::begin(false)).unwrap();
         let (told, hears) = mpsc::channel();
         let image = PathBuf::from("/images/disk.img");
         let done = Box::new(move |stored| told.send(stored).unwrap());

@@ -29,6 +29,7 @@ use crate::engine::ledger::Record;
 use crate::engine::operation::{DiskError, DiskId, DiskOperation, DiskOperationKind, OperationId};
 use crate::engine::{EngineConfig, EngineCounters, Event, Persist, ShutOut, Target};
 use crate::lanes::{Lanes, Progress};
+use crate::notify::Pulse;
 use crate::polling::Polling;
 use crate::state::{Save, Store, reason, summary};
 use crate::status::export_status;
@@ -76,6 +77,8 @@ pub(crate) struct Mail {
     pub orders: Vec<Order>,
     /// To be told how things are.
     pub status: Option<oneshot::Sender<WorkerStatus>>,
+    /// Whether it lives; only the latest counts.
+    pub question: Option<u64>,
     /// Finish what is under way and end.
     pub stop: bool,
 }
@@ -152,6 +155,8 @@ pub(crate) struct Plan {
     /// Where settings are stored; `None` keeps them in memory.
     pub store: Option<Store>,
     pub mailbox: Arc<Mailbox<Mail>>,
+    /// Where it shows that it lives.
+    pub pulse: Arc<Pulse>,
     /// Asks for a fresh list of interfaces.
     pub look_again: Arc<Notify>,
 }
@@ -162,6 +167,7 @@ pub(crate) struct Worker {
     disks: Disks,
     lanes: Lanes,
     mailbox: Arc<Mailbox<Mail>>,
+    pulse: Arc<Pulse>,
     look_again: Arc<Notify>,
     store: Option<Store>,
     /// Images of what is served.
@@ -189,7 +195,7 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts to serve on these interfaces. The worker stays on the calling thread.
     pub(crate) fn start(plan: Plan, interfaces: &[Interface]) -> Result<Self> {
-        let Plan { exports, disk_engine, poll, wildcard_edits, store, mailbox, look_again } = plan;
+        let Plan { exports, disk_engine, poll, wildcard_edits, store, mailbox, pulse, look_again } = plan;
         let mut engine = Target::new(EngineConfig { buffers: BUFFERS, persist: store.is_some(), wildcard_edits });
         let mut disks = Disks::new(disk_engine, DISK_DEPTH).context("io_uring; try `--io auto`")?;
         let mut images = BTreeMap::new();
@@ -211,6 +217,7 @@ impl Worker {
             disks,
             lanes,
             mailbox,
+            pulse,
             look_again,
             store,
             images,
@@ -266,7 +273,10 @@ impl Worker {
     }
 
     fn read_mail(&mut self, now: Instant) {
-        let Mail { links, saved, orders, status, stop } = self.mailbox.take();
+        let Mail { links, saved, orders, status, question, stop } = self.mailbox.take();
+        if let Some(question) = question {
+            self.pulse.answer(question);
+        }
         if let Some(interfaces) = links {
             for (name, error) in self.lanes.follow(&interfaces, &mut self.engine) {
                 tracing::error!("{name}: {error}");

@@ -43,7 +43,7 @@ fn command_line(data: &[u8]) {
     };
     let words = words.filter(|word| !asks(word)).map(|word| OsString::from_vec(word.to_vec()));
     let line = ["aoe-target".into(), "export".into()].into_iter().chain(words);
-    let Ok(Some(Args { command: Command::Export(export) })) = Args::read(line) else { return };
+    let Ok(Some(Args { command: Command::Export(export), .. })) = Args::read(line) else { return };
     let Ok(Settings { exports: places, .. }) = export.settings() else { return };
     assert!(!places.is_empty() && places.len() <= 12, "five words make an export");
     for (index, place) in places.iter().enumerate() {

@@ -3,6 +3,7 @@
 mod bad_cable;
 mod bad_input;
 mod bench;
+mod confinement;
 mod disk_faults;
 mod fencing;
 mod flood;
@@ -14,4 +15,5 @@ mod kills;
 mod lab;
 mod main_job;
 mod restart;
+mod service_manager;
 mod station_record;
