@@ -29,6 +29,7 @@ use crate::engine::ledger::Record;
 use crate::engine::operation::{DiskError, DiskId, DiskOperation, DiskOperationKind, OperationId};
 use crate::engine::{EngineConfig, EngineCounters, Event, Persist, ShutOut, Target};
 use crate::lanes::{Lanes, Progress};
+use crate::log::about;
 use crate::notify::Pulse;
 use crate::polling::Polling;
 use crate::state::{Save, Store, reason, summary};
@@ -563,7 +564,7 @@ impl Worker {
             Ok(false) => return,
             Ok(true) => {}
             Err(error) => {
-                tracing::warn!("{address}: {}: cannot read its size: {error}", disk.path().display());
+                about!(warn, address, "{}: cannot read its size: {error}", disk.path().display());
                 return;
             }
         }
@@ -571,13 +572,13 @@ impl Worker {
         let sectors = disk.size_bytes() / SECTOR as u64;
         if sectors == 0 {
             // A disk without sectors cannot be told to anybody.
-            tracing::warn!("{address}: {path} is empty now; reads and writes fail until it has its size again");
+            about!(warn, address, "{path} is empty now; reads and writes fail until it has its size again");
             return;
         }
         if sectors < before {
-            tracing::warn!("{address}: {path} shrank from {before} to {sectors} sectors");
+            about!(warn, address, "{path} shrank from {before} to {sectors} sectors");
         } else {
-            tracing::info!("{address}: {path} has {sectors} sectors now, {before} before");
+            about!(info, address, "{path} has {sectors} sectors now, {before} before");
         }
         self.engine.resize(id, sectors);
     }
@@ -678,7 +679,7 @@ impl Worker {
         }
         if export.ledger.forgotten() > 0 {
             let (address, forgotten) = (export.config.address, export.ledger.forgotten());
-            tracing::info!("{address}: {forgotten} more stations were used before, their records were replaced");
+            about!(info, address, "{forgotten} more stations were used before, their records were replaced");
         }
     }
 }
@@ -749,37 +750,41 @@ impl LogLimit {
         match event {
             Event::AddressCollision { address, station, .. } => {
                 if let Some(more) = self.admit(now, *address, Kind::Collision) {
-                    tracing::error!("{address}: {station} serves this address too; one of the two must go{more}");
+                    about!(error, *address, "{station} serves this address too; one of the two must go{more}");
                 }
             }
-            Event::Poisoned { address, errno } => tracing::error!(
-                "{address}: acknowledged data may be lost: {}; writes and flushes are refused from now on, reads go on: \
+            Event::Poisoned { address, errno } => about!(
+                error,
+                *address,
+                "acknowledged data may be lost: {}; writes and flushes are refused from now on, reads go on: \
                  check the disk and what is on it, then start with --clear-error",
                 reason(*errno)
             ),
             Event::PoisonNotStored { address } => {
                 if let Some(more) = self.admit(now, *address, Kind::Store) {
-                    tracing::error!(
-                        "{address}: its loss of data could not be stored, a restart would forget it: make the state \
+                    about!(
+                        error,
+                        *address,
+                        "its loss of data could not be stored, a restart would forget it: make the state \
                          directory writable; trying again{more}"
                     );
                 }
             }
             Event::DiskFailed { address, error } => {
                 if let Some(more) = self.admit(now, *address, Kind::Disk) {
-                    tracing::error!("{address}: {error}{more}");
+                    about!(error, *address, "{error}{more}");
                 }
             }
             Event::Edited { address, station, state, shut_out } => {
                 if let Some(more) = self.admit(now, *address, Kind::Edit) {
                     let (state, out) = (summary(state), consequences(shut_out));
                     let who = station.map_or("the operator".to_owned(), |station| station.to_string());
-                    tracing::info!("{address}: {who} changed its settings to: {state}{out}{more}");
+                    about!(info, *address, "{who} changed its settings to: {state}{out}{more}");
                 }
             }
             Event::NotStored { address } => {
                 if let Some(more) = self.admit(now, *address, Kind::Store) {
-                    tracing::error!("{address}: a change of its settings could not be stored, it was refused{more}");
+                    about!(error, *address, "a change of its settings could not be stored, it was refused{more}");
                 }
             }
         }
