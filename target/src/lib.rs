@@ -4,6 +4,7 @@
 //! nothing is shared between workers and nothing is locked on the way of a request.
 
 pub mod cli;
+pub mod config;
 pub mod disk;
 pub mod engine;
 mod hold;

@@ -1,10 +1,11 @@
 //! `aoe-target`: see [`aoe_target`].
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use aoe_target::cli::{Args, Command, UsageError};
-use aoe_target::log;
+use aoe_target::cli::{Args, Command};
+use aoe_target::log::{self, Level};
 use aoe_target::serve::serve;
 use aoe_target::settings::Settings;
 
@@ -12,23 +13,28 @@ const CANNOT_SERVE: u8 = 1;
 const WRONG_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let (settings, level) = match read_line() {
-        Ok(Some(read)) => read,
+    let Args { command, log_level } = match Args::read(std::env::args_os()) {
+        Ok(Some(args)) => args,
         Ok(None) => return ExitCode::SUCCESS,
         Err(error) => return fail(WRONG_USAGE, &error.to_string()),
     };
-    log::start(level);
+    match command {
+        Command::Export(args) => run(args.settings(), log_level),
+        Command::Serve(args) => run(args.settings(), log_level),
+    }
+}
+
+/// Serves until stopped.
+fn run(settings: Result<Settings, impl Display>, log_level: Option<Level>) -> ExitCode {
+    let settings = match settings {
+        Ok(settings) => settings,
+        Err(error) => return fail(WRONG_USAGE, &error.to_string()),
+    };
+    log::start(log_level);
     match serve(&settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(CANNOT_SERVE, &format!("{error:#}")),
     }
-}
-
-fn read_line() -> Result<Option<(Settings, Option<log::Level>)>, UsageError> {
-    let Some(Args { command: Command::Export(args), log_level }) = Args::read(std::env::args_os())? else {
-        return Ok(None);
-    };
-    Ok(Some((args.settings()?, log_level)))
 }
 
 fn fail(code: u8, message: &str) -> ExitCode {

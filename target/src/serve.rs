@@ -14,6 +14,7 @@ use aoe_common::ata::CacheMemory;
 use aoe_common::frame::SECTOR;
 use aoe_common::link::{Interface, LinkError, LinkWatch, ethernet_interfaces, monotonic_now};
 use aoe_common::mailbox::Mailbox;
+use glob::Pattern;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -46,8 +47,14 @@ pub fn serve(settings: &Settings) -> Result<()> {
     let sandbox = Sandbox::begin(settings.sandbox);
     let mut exports = open_exports(&settings.exports)?;
     may_use_raw_sockets()?;
-    let choice = Choice { named: settings.interfaces.clone() };
-    choice.check(&ethernet_interfaces().context("cannot list the interfaces")?)?;
+    let choice = Choice::of_patterns(&settings.interfaces)?;
+    let missing = choice.check(&ethernet_interfaces().context("cannot list the interfaces")?);
+    match (missing, &settings.file) {
+        (Ok(()), _) => {}
+        (Err(error), None) => return Err(error),
+        // At boot it may come later than this process.
+        (Err(error), Some(_)) => tracing::warn!("{error}; waiting for it"),
+    }
     let directory = StateDirectory::open(settings.state_directory.clone())
         .map_err(|error| anyhow!("{error}; name a directory that can be written with --state-dir"))?;
     if let Some(directory) = &directory {
@@ -179,15 +186,20 @@ fn may_use_raw_sockets() -> Result<(), LinkError> {
 
 /// Which interfaces to serve on.
 struct Choice {
-    /// These; all when empty.
-    named: Vec<String>,
+    /// Those that fit one of these; all when empty.
+    named: Vec<Pattern>,
 }
 
 impl Choice {
+    fn of_patterns(names: &[String]) -> Result<Self> {
+        let pattern = |name: &String| Pattern::new(name).map_err(|error| anyhow!("{name}: {}", error.msg));
+        Ok(Self { named: names.iter().map(pattern).collect::<Result<_>>()? })
+    }
+
     /// Refuses names of nothing.
     fn check(&self, all: &[Interface]) -> Result<()> {
         for name in &self.named {
-            if !all.iter().any(|interface| interface.name == *name) {
+            if !all.iter().any(|interface| name.matches(&interface.name)) {
                 let names: Vec<_> = all.iter().map(|interface| interface.name.as_str()).collect();
                 let there_are = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
                 bail!("{name}: no such Ethernet interface; there are: {there_are}");
@@ -198,9 +210,12 @@ impl Choice {
 
     /// Those of all that are chosen. One that a bond owns is served through the bond, unless it is named.
     fn of(&self, all: Vec<Interface>) -> Vec<Interface> {
-        let chosen = |interface: &Interface| match self.named.is_empty() {
-            true => !interface.slave,
-            false => self.named.contains(&interface.name),
+        let chosen = |interface: &Interface| {
+            self.named.is_empty() && !interface.slave
+                || self.named.iter().any(|name| {
+                    // A pattern that fits many names none of them.
+                    name.matches(&interface.name) && (!interface.slave || name.as_str() == interface.name)
+                })
         };
         all.into_iter().filter(chosen).collect()
     }
@@ -338,6 +353,9 @@ fn announce(lines: &[Line], engine: &str, interfaces: &[Interface]) {
     let on = interfaces.iter().map(name).collect::<Vec<_>>().join(", ");
     let on = if on.is_empty() { "no interface yet" } else { &on };
     let mut out = io::stdout().lock();
+    if lines.is_empty() {
+        let _ = writeln!(out, "serving no exports yet  on {on}");
+    }
     for Line { head, notes } in lines {
         let _ = writeln!(out, "{head}  {engine}  on {on}");
         for note in notes {
@@ -391,7 +409,9 @@ impl Workers {
         look_again: &Arc<Notify>,
         interfaces: &[Interface],
     ) -> Result<&'static str> {
-        let count = usize::from(settings.threads).min(exports.len());
+        // A daemon may get more exports later.
+        let useful = if settings.file.is_some() { usize::MAX } else { exports.len() };
+        let count = usize::from(settings.threads).min(useful);
         let mut shares: Vec<Vec<Served>> = (0..count).map(|_| Vec::new()).collect();
         for (index, export) in exports.into_iter().enumerate() {
             shares[index % count].push(export);
@@ -507,7 +527,9 @@ mod tests {
     #[test]
     fn interfaces_that_are_named_must_exist() {
         let all = [interface("eth0", 2, false), interface("eth1", 3, false)];
-        let choice = |names: &[&str]| Choice { named: names.iter().map(|name| (*name).to_owned()).collect() };
+        let choice = |names: &[&str]| {
+            Choice::of_patterns(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap()
+        };
         assert!(choice(&[]).check(&[]).is_ok());
         assert!(choice(&["eth1"]).check(&all).is_ok());
         let error = choice(&["eth1", "eth7"]).check(&all).unwrap_err().to_string();
@@ -520,10 +542,12 @@ mod tests {
     fn a_bond_stands_for_its_members() {
         let all = vec![interface("eth0", 2, true), interface("bond0", 3, false)];
         let names = |named: &[&str]| {
-            let choice = Choice { named: named.iter().map(|name| (*name).to_owned()).collect() };
+            let choice = Choice::of_patterns(&named.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
             choice.of(all.clone()).into_iter().map(|interface| interface.name).collect::<Vec<_>>()
         };
         assert_eq!(names(&[]), ["bond0"]);
         assert_eq!(names(&["eth0"]), ["eth0"]);
+        assert_eq!(names(&["*"]), ["bond0"], "a pattern names nobody");
+        assert_eq!(names(&["bond?", "eth*"]), ["bond0"]);
     }
 }

@@ -1,12 +1,16 @@
-//! What `aoe-target` is told to do, whoever says it: the command line of `export` or a configuration file.
+//! What `aoe-target` is told to do, whoever says it: the command line of `export`, or the configuration file of `serve`.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use aoe_common::addr::Address;
 use aoe_common::wire::MacAddr;
 
 use crate::disk::EngineChoice;
 use crate::engine::durability::CacheMode;
+use crate::engine::editors::EditPolicy;
 
 /// Everything, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +31,15 @@ pub struct Settings {
     pub sandbox: bool,
     /// Where settings made by clients are kept. `None`: the default.
     pub state_directory: Option<PathBuf>,
+    /// The control socket. `None`: the default place.
+    pub control: Option<PathBuf>,
+    /// Where figures are given out, if they are.
+    pub metrics: Option<MetricsAddress>,
+    /// The configuration file these were read from. With one, the process is a daemon: interfaces that are not there yet are
+    /// waited for, and exports may come and go. `None`: a command line said all there is.
+    pub file: Option<PathBuf>,
+    /// What holds for exports that are added later, unless they say otherwise.
+    pub defaults: Defaults,
     /// The exports, in the order in which they were named; each address once.
     pub exports: Vec<ExportSettings>,
 }
@@ -56,6 +69,110 @@ pub struct ExportSettings {
     pub serial: Option<String>,
     /// Model, up to 40 characters.
     pub model: String,
+    /// Who may edit what clients can set.
+    pub edits: EditPolicy,
     /// Data was lost below, and the operator has looked: take writes again.
     pub clear_error: bool,
+}
+
+/// Requests an export says it can queue, unless told otherwise.
+pub const BUFFERS: u16 = 64;
+
+/// Model of a disk, unless told otherwise.
+pub const MODEL: &str = "AoE toolkit disk";
+
+/// Microseconds a worker looks out for requests, unless told otherwise.
+pub const POLL: u16 = 50;
+
+/// What exports have in common unless they say otherwise. The fields are those of [`ExportSettings`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields have their description where they end up")]
+pub struct Defaults {
+    pub read_only: bool,
+    pub cache: CacheMode,
+    pub direct: bool,
+    pub buffers: u16,
+    pub allow: Vec<MacAddr>,
+    pub model: String,
+    pub edits: EditPolicy,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            cache: CacheMode::Auto,
+            direct: false,
+            buffers: BUFFERS,
+            allow: Vec::new(),
+            model: MODEL.to_owned(),
+            edits: EditPolicy::default(),
+        }
+    }
+}
+
+/// Where figures are given out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// A unix socket of this name.
+    Unix(PathBuf),
+    /// A TCP port.
+    Tcp(SocketAddr),
+}
+
+impl FromStr for MetricsAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unfit =
+            || format!("\"{text}\" is no address; write \"unix:/run/aoe-target/metrics.sock\" or \"127.0.0.1:9655\"");
+        match text.strip_prefix("unix:") {
+            Some("") => Err(unfit()),
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => text.parse().map(Self::Tcp).map_err(|_| unfit()),
+        }
+    }
+}
+
+impl fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// The address of one station.
+pub fn station(text: &str) -> Result<MacAddr, String> {
+    let mac: MacAddr = text.parse().map_err(|_| "write it like 02:00:00:00:00:0a".to_owned())?;
+    if mac.0 & 1 != 0 || mac == MacAddr::zero() {
+        return Err("it is no address of a single station".to_owned());
+    }
+    Ok(mac)
+}
+
+/// A text for IDENTIFY.
+pub fn ata_text<const MAX: usize>(text: &str) -> Result<String, String> {
+    let printable = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    if !printable || text.trim().is_empty() || text.len() > MAX {
+        return Err(format!("1 to {MAX} plain ASCII characters fit"));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_figures() {
+        for text in ["unix:/run/aoe-target/metrics.sock", "127.0.0.1:9655", "[::1]:9655"] {
+            assert_eq!(text.parse::<MetricsAddress>().unwrap().to_string(), text);
+        }
+        for text in ["", "unix:", "9655", "localhost:9655", "127.0.0.1", "127.0.0.1:99999"] {
+            let error = text.parse::<MetricsAddress>().unwrap_err();
+            assert!(error.contains("write \"unix:"), "{error}");
+        }
+    }
 }

@@ -6,6 +6,8 @@ use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
+
 use super::file::DiskFile;
 use super::job::{Job, Step, Terms};
 use super::sync;
@@ -35,12 +37,14 @@ const WRITES_APART: u32 = 256;
 const STUCK_TIME: Duration = Duration::from_millis(50);
 
 /// Which engine runs the operations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
     /// io_uring where the kernel allows it, else plain system calls.
     #[default]
     Auto,
     /// io_uring or an error.
+    #[serde(rename = "io_uring")]
     Uring,
     /// Plain, blocking system calls.
     Sync,

@@ -11,12 +11,14 @@
 
 use aoe_common::planted::{Fault, planted};
 use aoe_common::wire::MacAddr;
+use serde::Deserialize;
 
 /// Clients known to flush, per export. One forgotten is served write-through again: slower, never wrong.
 pub const FLUSHERS_MAX: usize = 64;
 
 /// `--cache`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum CacheMode {
     /// Write-through for a client until it flushes, then write-back.
     #[default]

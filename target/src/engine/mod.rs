@@ -26,6 +26,7 @@ pub mod changes;
 pub mod config_string;
 pub mod durability;
 mod edited;
+pub mod editors;
 mod edits;
 pub mod export;
 pub mod ledger;

@@ -1,19 +1,17 @@
-//! The command line of `aoe-target`: what can be typed, and what it means.
+//! `aoe-target export`: everything on the command line.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use aoe_common::addr::{Address, AddressError, parse_shelf, parse_slot};
+use aoe_common::addr::{Address, parse_shelf, parse_slot};
 use aoe_common::wire::MacAddr;
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::Args as ClapArgs;
 
-use crate::disk::EngineChoice;
-use crate::engine::durability::CacheMode;
-use crate::log::Level;
-use crate::settings::{ExportSettings, Settings};
+use super::{Cache, Io, UsageError};
+use crate::settings::{BUFFERS, Defaults, ExportSettings, MODEL, POLL, Settings, ata_text, station};
 
-const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   Share a disk image as e0.1 on every Ethernet interface:
       aoe-target export shelf 0 slot 1 disk.img
@@ -31,30 +29,6 @@ Exit codes:
   0  stopped cleanly (SIGTERM, SIGINT)
   1  cannot serve, can no longer, or could not sync the disks at the stop
   2  wrong usage";
-
-/// Shares files and block devices as disks on an Ethernet segment (ATA over Ethernet).
-#[derive(Clone, Debug, Parser)]
-#[command(name = "aoe-target", version, after_help = EXAMPLES, arg_required_else_help = false)]
-pub struct Args {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
-
-    /// Log lines of this level, and of those above it [default: $AOE_LOG, else info]
-    #[arg(long, global = true, value_enum, value_name = "LEVEL")]
-    pub log_level: Option<Level>,
-}
-
-/// What `aoe-target` can do.
-#[derive(Clone, Debug, Subcommand)]
-pub enum Command {
-    /// Serve files and block devices until stopped
-    #[command(
-        override_usage = "aoe-target export [OPTIONS] shelf SHELF slot SLOT PATH [shelf SHELF slot SLOT PATH]...",
-        after_help = EXAMPLES
-    )]
-    Export(ExportArgs),
-}
 
 /// `aoe-target export`. The options apply to every export of the command.
 #[derive(Clone, Debug, ClapArgs)]
@@ -80,7 +54,7 @@ pub struct ExportArgs {
     pub direct: bool,
 
     /// Requests each export says it can queue
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(2..=1024), value_name = "N")]
+    #[arg(long, default_value_t = BUFFERS, value_parser = clap::value_parser!(u16).range(2..=1024), value_name = "N")]
     pub buffers: u16,
 
     /// Leave out this many 512-byte sectors at the start of the file
@@ -100,7 +74,7 @@ pub struct ExportArgs {
     pub serial: Option<String>,
 
     /// Model of the disk, up to 40 characters
-    #[arg(long, default_value = "AoE toolkit disk", value_parser = ata_text::<40>, value_name = "TEXT")]
+    #[arg(long, default_value = MODEL, value_parser = ata_text::<40>, value_name = "TEXT")]
     pub model: String,
 
     /// Keep settings that clients make (config string, mask list, reservation) here
@@ -123,7 +97,7 @@ pub struct ExportArgs {
 
     /// Look out for the next request for so long before sleeping, after a shorter pause than that; takes a processor up to
     /// so long for each pause, and saves what it costs to sleep and be woken. 0: never
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(..=1000), value_name = "MICROSECONDS")]
+    #[arg(long, default_value_t = POLL, value_parser = clap::value_parser!(u16).range(..=1000), value_name = "MICROSECONDS")]
     pub poll: u16,
 
     /// Serve writes at once after a restart; a copy of an older write that the network still holds may then undo a
@@ -140,49 +114,6 @@ pub struct ExportArgs {
     pub no_sandbox: bool,
 }
 
-/// `--cache`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Cache {
-    /// Write through for a client until it sends a FLUSH, then write back
-    Auto,
-    /// Once this host's cache has it; durable after FLUSH
-    Writeback,
-    /// Once it is durable
-    Writethrough,
-}
-
-impl From<Cache> for CacheMode {
-    fn from(cache: Cache) -> Self {
-        match cache {
-            Cache::Auto => Self::Auto,
-            Cache::Writeback => Self::Writeback,
-            Cache::Writethrough => Self::Writethrough,
-        }
-    }
-}
-
-/// `--io`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Io {
-    /// io_uring where the kernel allows it
-    Auto,
-    /// io_uring or nothing
-    #[value(name = "io_uring")]
-    Uring,
-    /// Blocking system calls
-    Sync,
-}
-
-impl From<Io> for EngineChoice {
-    fn from(io: Io) -> Self {
-        match io {
-            Io::Auto => Self::Auto,
-            Io::Uring => Self::Uring,
-            Io::Sync => Self::Sync,
-        }
-    }
-}
-
 /// One file to serve and under which address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
@@ -190,61 +121,35 @@ struct Place {
     path: PathBuf,
 }
 
-/// Why a command line makes no sense, in one line.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UsageError {
-    /// The words are not of the form `shelf S slot L PATH`.
-    #[error("expected {expected}, found {found}; write `aoe-target export shelf 0 slot 1 disk.img`")]
-    Form {
-        /// What should stand there.
-        expected: &'static str,
-        /// What does.
-        found: String,
-    },
-    /// A number out of range.
-    #[error("{0}")]
-    Address(#[from] AddressError),
-    /// Two exports under one address.
-    #[error("{0} is named twice; give each export a shelf and slot of its own")]
-    Twice(Address),
-    /// One serial number for several disks.
-    #[error("--serial is for one export, and these are {0}; start one aoe-target for each, or leave it out")]
-    OneSerial(usize),
-    /// What the parser of options says.
-    #[error("{0}; see `aoe-target export --help`")]
-    Options(String),
-}
-
-impl Args {
-    /// Reads a command line, the program's name first. `None`: help or the version was asked for, and printed.
-    pub fn read(line: impl IntoIterator<Item = OsString>) -> Result<Option<Self>, UsageError> {
-        Self::try_parse_from(line).map(Some).or_else(|error| {
-            if error.exit_code() == 0 {
-                // Nobody is left to hear of a closed pipe.
-                let _ = error.print();
-                return Ok(None);
-            }
-            Err(UsageError::Options(first_paragraph(&error.to_string())))
-        })
-    }
-}
-
 impl ExportArgs {
     /// What is typed, with defaults.
     pub fn settings(&self) -> Result<Settings, UsageError> {
-        let export = |Place { address, path }| ExportSettings {
-            address,
-            path,
+        let defaults = Defaults {
             read_only: self.read_only,
             cache: self.cache.into(),
             direct: self.direct,
             buffers: self.buffers,
-            offset: self.offset,
-            length: self.length,
             allow: self.allow.clone(),
-            serial: self.serial.clone(),
             model: self.model.clone(),
-            clear_error: self.clear_error,
+            ..Defaults::default()
+        };
+        let export = |Place { address, path }| {
+            let Defaults { read_only, cache, direct, buffers, allow, model, edits } = defaults.clone();
+            ExportSettings {
+                address,
+                path,
+                read_only,
+                cache,
+                direct,
+                buffers,
+                offset: self.offset,
+                length: self.length,
+                allow,
+                serial: self.serial.clone(),
+                model,
+                edits,
+                clear_error: self.clear_error,
+            }
         };
         Ok(Settings {
             interfaces: self.interfaces.clone(),
@@ -255,7 +160,11 @@ impl ExportArgs {
             wildcard_edits: self.allow_wildcard_edits,
             sandbox: !self.no_sandbox,
             state_directory: self.state_dir.clone(),
+            control: None,
+            metrics: None,
+            file: None,
             exports: self.places()?.into_iter().map(export).collect(),
+            defaults,
         })
     }
 
@@ -300,39 +209,15 @@ fn form(expected: &'static str, found: Option<&OsString>) -> UsageError {
     UsageError::Form { expected, found }
 }
 
-/// The message without hints, usage and line breaks.
-fn first_paragraph(message: &str) -> String {
-    let lines: Vec<_> = message.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-    let line = lines.join(" ");
-    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
-}
-
-/// The address of one station.
-fn station(text: &str) -> Result<MacAddr, String> {
-    let mac: MacAddr = text.parse().map_err(|_| "write it like 02:00:00:00:00:0a".to_owned())?;
-    if mac.0 & 1 != 0 || mac == MacAddr::zero() {
-        return Err("it is no address of a single station".to_owned());
-    }
-    Ok(mac)
-}
-
-/// A text for IDENTIFY.
-fn ata_text<const MAX: usize>(text: &str) -> Result<String, String> {
-    let printable = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
-    if !printable || text.trim().is_empty() || text.len() > MAX {
-        return Err(format!("1 to {MAX} plain ASCII characters fit"));
-    }
-    Ok(text.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::{Args, Command};
 
     fn read(line: &str) -> Result<ExportArgs, UsageError> {
         let words = line.split_whitespace().map(OsString::from);
         let args = Args::read(words)?.expect("no help was asked for");
-        let Command::Export(export) = args.command;
+        let Command::Export(export) = args.command else { panic!("{line} is an export") };
         Ok(export)
     }
 
@@ -392,7 +277,7 @@ mod tests {
             ("aoe-target export shelf 0 slot 1 a --length 0", "0 is not in 1"),
             ("aoe-target export shelf 0 slot 1 a --wat", "unexpected argument '--wat'"),
             ("aoe-target", "requires a subcommand"),
-            ("aoe-target serve", "unrecognized subcommand 'serve'"),
+            ("aoe-target share", "unrecognized subcommand 'share'"),
         ] {
             let message = places(line).unwrap_err().to_string();
             assert!(message.contains(part), "{line}: {message}");

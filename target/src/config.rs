@@ -1,0 +1,1331 @@
+//! The configuration file of `aoe-target serve`: TOML that becomes [`Settings`].
+//!
+//! Every mistake is told in one line with file, line and column, and says what to write instead; a key that is not known is
+//! a mistake. Reading it opens nothing of what it names: whether disks are there and fit is found out when they are opened.
+//! [`KEYS`] is the whole of the language; messages, `--help` and the manual page come from there.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io::{self, Read};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use aoe_common::addr::Address;
+use aoe_common::frame::SECTOR;
+use aoe_common::wire::MacAddr;
+use glob::Pattern;
+use serde::de::{Error as _, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::disk::EngineChoice;
+use crate::engine::durability::CacheMode;
+use crate::engine::editors::{EditPolicy, Editors};
+use crate::engine::repeats;
+use crate::settings::{Defaults, ExportSettings, MetricsAddress, POLL, Settings, ata_text, station};
+
+/// Where the file is unless told otherwise.
+pub const DEFAULT_FILE: &str = "/etc/aoe/target.toml";
+
+/// Bytes of a file at the most.
+pub const FILE_MAX: u64 = 1 << 20;
+
+/// Exports of a file at the most: what one worker's engine bears.
+pub const EXPORTS_MAX: usize = repeats::EXPORTS_MAX;
+
+/// Names in a folder that are looked at for a pattern.
+const NAMES_MAX: usize = 65_536;
+
+/// Sectors that a file can have.
+const SECTORS_MAX: u64 = i64::MAX as u64 / SECTOR as u64;
+
+/// The last slot of a shelf.
+const LAST_SLOT: u8 = Address::ANY_SLOT - 1;
+
+/// Where a key may stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At the top of the file.
+    Top,
+    /// In `[defaults]`, for all exports, and in an `[[export]]`, for that one.
+    Each,
+    /// In an `[[export]]`.
+    Export,
+    /// In `edits`.
+    Edits,
+}
+
+/// One key of the file.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// Where it may stand.
+    pub place: Place,
+    /// What it takes: "takes ...".
+    pub kind: &'static str,
+    /// What holds without it.
+    pub default: &'static str,
+    /// What it does, in one or more sentences.
+    pub about: &'static str,
+}
+
+/// All keys, in the order in which they are explained.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "interfaces",
+        place: Place::Top,
+        kind: "a list of names of interfaces, such as [\"eth1\", \"storage*\"]",
+        default: "every Ethernet interface",
+        about: "Serve on these interfaces only. A name may have the wildcards *, ? and [...]. An interface that is not there \
+                yet is waited for. A bond stands for its members, unless they are named.",
+    },
+    Key {
+        name: "threads",
+        place: Place::Top,
+        kind: "a number from 1 to 64",
+        default: "1",
+        about: "Serving threads. Each serves its share of the exports.",
+    },
+    Key {
+        name: "io",
+        place: Place::Top,
+        kind: "\"auto\", \"io_uring\" or \"sync\"",
+        default: "\"auto\"",
+        about: "How disks are reached: by io_uring, by plain system calls, or by io_uring where the kernel allows it.",
+    },
+    Key {
+        name: "poll",
+        place: Place::Top,
+        kind: "a number of microseconds from 0 to 1000",
+        default: "50",
+        about: "Look out for the next request for so long before sleeping, after a shorter pause than that. Takes a processor \
+                up to so long for each pause, and saves what it costs to sleep and be woken. 0: never.",
+    },
+    Key {
+        name: "hold",
+        place: Place::Top,
+        kind: "true or false",
+        default: "true",
+        about: "After a restart writes wait until the last process is gone for 10 s. Without that, a copy of an older write \
+                that the network still holds may undo a newer one.",
+    },
+    Key {
+        name: "wildcard-edits",
+        place: Place::Top,
+        kind: "true or false",
+        default: "false",
+        about: "Let clients change settings of many exports, or write to them, with one frame (to shelf or slot \"any\").",
+    },
+    Key {
+        name: "state-directory",
+        place: Place::Top,
+        kind: "a path",
+        default: "$AOE_STATE_DIR, else /var/lib/aoe-target",
+        about: "Keep settings that clients make (config string, mask list, reservation) here.",
+    },
+    Key {
+        name: "control",
+        place: Place::Top,
+        kind: "a path",
+        default: "$AOE_TARGET_CONTROL, else /run/aoe-target/control.sock",
+        about: "The socket for aoe-target ctl and aoe-stat.",
+    },
+    Key {
+        name: "metrics",
+        place: Place::Top,
+        kind: "\"unix:PATH\" or \"ADDRESS:PORT\"",
+        default: "none",
+        about: "Give out figures for Prometheus here: on a unix socket, or on a TCP port such as \"127.0.0.1:9655\". Whoever \
+                reaches it can read who uses which disk.",
+    },
+    Key {
+        name: "sandbox",
+        place: Place::Top,
+        kind: "true or false",
+        default: "true",
+        about: "Give up all rights that serving does not need, once it has started (capabilities, landlock, seccomp).",
+    },
+    Key {
+        name: "defaults",
+        place: Place::Top,
+        kind: "a table: [defaults]",
+        default: "none",
+        about: "What holds for every export that does not say otherwise.",
+    },
+    Key {
+        name: "export",
+        place: Place::Top,
+        kind: "tables: [[export]], one for each export or family of exports",
+        default: "none; exports can be added by aoe-target ctl",
+        about: "A file or block device to serve, or a family of files.",
+    },
+    Key {
+        name: "cache",
+        place: Place::Each,
+        kind: "\"auto\", \"writeback\" or \"writethrough\"",
+        default: "\"auto\"",
+        about: "When a write is acknowledged: once it is durable (writethrough), once this host's cache has it, durable after \
+                a FLUSH (writeback), or as writethrough for a client until it sends a FLUSH, then as writeback (auto).",
+    },
+    Key {
+        name: "direct",
+        place: Place::Each,
+        kind: "true or false",
+        default: "false",
+        about: "Bypass the page cache of this host (O_DIRECT).",
+    },
+    Key { name: "read-only", place: Place::Each, kind: "true or false", default: "false", about: "Take no writes." },
+    Key {
+        name: "allow",
+        place: Place::Each,
+        kind: "a list of MAC addresses, such as [\"02:00:00:00:00:0a\"]",
+        default: "[], everybody",
+        about: "Serve only stations with these addresses; others get no answer. No frame changes this list. A MAC address \
+                proves nothing: whoever can send frames can borrow one.",
+    },
+    Key {
+        name: "buffers",
+        place: Place::Each,
+        kind: "a number from 2 to 1024",
+        default: "64",
+        about: "Requests an export says it can queue. aoe.ko has no more than so many under way.",
+    },
+    Key {
+        name: "model",
+        place: Place::Each,
+        kind: "a text of 1 to 40 plain characters",
+        default: "\"AoE toolkit disk\"",
+        about: "Model of the disk, as clients see it.",
+    },
+    Key {
+        name: "edits",
+        place: Place::Each,
+        kind: "a table, such as { config = \"none\", mask = [\"02:00:00:00:00:0a\"], reservation = \"all\" }",
+        default: "everybody may make all of them",
+        about: "Who may make edits over the wire. Others are refused with AoE error 2; reading is always allowed.",
+    },
+    Key {
+        name: "shelf",
+        place: Place::Export,
+        kind: "a number from 0 to 65534",
+        default: "it must be given",
+        about: "The shelf number: the 7 in e7.1. Linux refuses 4095.",
+    },
+    Key {
+        name: "slot",
+        place: Place::Export,
+        kind: "a number from 0 to 254",
+        default: "it must be given, or slot-from",
+        about: "The slot number: the 1 in e7.1.",
+    },
+    Key {
+        name: "slot-from",
+        place: Place::Export,
+        kind: "a number from 0 to 254",
+        default: "none",
+        about: "Serve every file whose name fits the pattern in path: the first in the order of their names in this slot, each \
+                further one in the next. A new name that sorts in between moves all behind it by a slot when the file is read \
+                again, so number the names. Folders and names that begin with a dot are left out.",
+    },
+    Key {
+        name: "path",
+        place: Place::Export,
+        kind: "a path; with slot-from, one whose last part has *, ? or [...]",
+        default: "it must be given",
+        about: "The file or block device. One that is not absolute starts at the folder of this file. Stable names, as in \
+                /dev/disk/by-id, are best for devices. An image file that grows makes a larger disk within seconds.",
+    },
+    Key {
+        name: "serial",
+        place: Place::Export,
+        kind: "a text of 1 to 20 plain characters",
+        default: "made from address and path",
+        about: "Serial number of the disk, as clients see it. Not for families.",
+    },
+    Key {
+        name: "offset",
+        place: Place::Export,
+        kind: "a number of 512-byte sectors",
+        default: "0",
+        about: "Leave out so many sectors at the start of the file.",
+    },
+    Key {
+        name: "length",
+        place: Place::Export,
+        kind: "a number of 512-byte sectors, at least 1",
+        default: "all, and more as the file grows",
+        about: "Export so many sectors.",
+    },
+    Key {
+        name: "config",
+        place: Place::Edits,
+        kind: "\"all\", \"none\" or a list of MAC addresses",
+        default: "\"all\"",
+        about: "Who may set the config string.",
+    },
+    Key {
+        name: "mask",
+        place: Place::Edits,
+        kind: "\"all\", \"none\" or a list of MAC addresses",
+        default: "\"all\"",
+        about: "Who may edit the MAC mask list. Fence agents do.",
+    },
+    Key {
+        name: "reservation",
+        place: Place::Edits,
+        kind: "\"all\", \"none\" or a list of MAC addresses",
+        default: "\"all\"",
+        about: "Who may reserve and release.",
+    },
+];
+
+impl Place {
+    /// Whether keys of this place may stand in a table of that place.
+    fn is_in(self, table: Self) -> bool {
+        self == table || self == Self::Each && table == Self::Export
+    }
+
+    /// Where that is, for people.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Top => "at the top of the file, above the first [table]",
+            Self::Each => "in [defaults] or an [[export]]",
+            Self::Export => "in an [[export]]",
+            Self::Edits => "in edits",
+        }
+    }
+}
+
+/// Why a file is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("{}: {problem}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// Something in it is wrong.
+    #[error("{}:{line}:{column}: {mistake}", file.display())]
+    Mistake {
+        /// The file.
+        file: PathBuf,
+        /// From 1.
+        line: usize,
+        /// From 1, in characters.
+        column: usize,
+        /// What is wrong.
+        mistake: Mistake,
+    },
+}
+
+/// What is wrong in a file, and what to do.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mistake {
+    /// Not TOML.
+    #[error("{0}")]
+    Syntax(String),
+    /// No such key at all, and perhaps the one that was meant.
+    #[error("unknown key {}{}", shown(key), near.map_or("; see aoe-target.toml(5)".into(), |near| format!("; did you mean {near}?")))]
+    UnknownKey {
+        /// What stands there.
+        key: String,
+        /// A similar one.
+        near: Option<&'static str>,
+    },
+    /// The key belongs elsewhere.
+    #[error("{key} does not belong here; it stands {}", place.name())]
+    Misplaced {
+        /// The key.
+        key: &'static str,
+        /// Its place.
+        place: Place,
+    },
+    /// A value of the wrong kind.
+    #[error("{key} takes {kind}, not {found}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What it takes.
+        kind: &'static str,
+        /// What stands there.
+        found: String,
+    },
+    /// A value that is not good.
+    #[error("{key}: {found}: {reason}")]
+    Unfit {
+        /// The key.
+        key: &'static str,
+        /// What stands there.
+        found: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A key that every export needs.
+    #[error("an export needs {key}: {about}")]
+    Missing {
+        /// The key.
+        key: &'static str,
+        /// What to write.
+        about: &'static str,
+    },
+    /// Neither or both of slot and slot-from.
+    #[error("an export needs either slot = NUMBER or, for a family of files, slot-from = NUMBER")]
+    OneOfSlots,
+    /// A pattern with `slot`.
+    #[error("the path is a pattern; write slot-from instead of slot, or name one file")]
+    PatternNeedsSlotFrom,
+    /// `slot-from` without a pattern.
+    #[error("slot-from is for a path whose last part has *, ? or [...]; write slot for a single file")]
+    SlotFromNeedsPattern,
+    /// Not a pattern that can be matched.
+    #[error("{0}: only the last part of the path can be a pattern; name the folder")]
+    FolderPattern(String),
+    /// No file fits.
+    #[error("no file fits {0}; create one, or leave the export out")]
+    NothingFits(String),
+    /// A folder cannot be read.
+    #[error("{0}: {1}; check the path")]
+    Folder(String, String),
+    /// More files than slots.
+    #[error(
+        "{files} files fit, but there are only slots {from} to {LAST_SLOT} on a shelf; choose a narrower pattern or more shelves"
+    )]
+    TooManyFit {
+        /// How many.
+        files: usize,
+        /// The first slot.
+        from: u8,
+    },
+    /// One serial number for several disks.
+    #[error("serial is for one disk, and this is a family; leave it out")]
+    SerialOfFamily,
+    /// Two exports under one address.
+    #[error("{address} is named twice, first in line {first}; give each export a shelf and slot of its own")]
+    Twice {
+        /// The address.
+        address: Address,
+        /// Where it was named before.
+        first: usize,
+    },
+    /// Two exports that could write to one file.
+    #[error(
+        "{path} is {other} already (line {first}), and both could write; set read-only = true in both, or leave one out"
+    )]
+    TwoWriters {
+        /// The file.
+        path: String,
+        /// The other export.
+        other: Address,
+        /// Where it is.
+        first: usize,
+    },
+    /// Too many.
+    #[error("these are more than {EXPORTS_MAX} exports; start another aoe-target for the rest")]
+    TooManyExports,
+}
+
+/// What the file says about files: asked for families, and to recognise one file under two names.
+pub trait Files {
+    /// The names of regular files and block devices in a folder that fit the pattern.
+    fn names(&self, folder: &Path, pattern: &Pattern) -> io::Result<Vec<String>>;
+
+    /// The path without symbolic links, where it can be told.
+    fn real(&self, path: &Path) -> Option<PathBuf>;
+}
+
+/// Those of this host.
+#[derive(Clone, Copy, Debug)]
+pub struct HostFiles;
+
+impl Files for HostFiles {
+    fn names(&self, folder: &Path, pattern: &Pattern) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for (count, entry) in fs::read_dir(folder)?.enumerate() {
+            if count == NAMES_MAX {
+                return Err(io::Error::other(format!("holds more than {NAMES_MAX} names")));
+            }
+            let name = entry?.file_name();
+            let Some(name) = name.to_str().filter(|name| !name.starts_with('.') && pattern.matches(name)) else {
+                continue;
+            };
+            // Follows links, and leaves out those to nothing.
+            let serves = fs::metadata(folder.join(name)).is_ok_and(|file| {
+                use std::os::unix::fs::FileTypeExt;
+                file.is_file() || file.file_type().is_block_device()
+            });
+            if serves {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    fn real(&self, path: &Path) -> Option<PathBuf> {
+        path.canonicalize().ok()
+    }
+}
+
+/// Reads a file.
+pub fn load(file: &Path) -> Result<Settings, ConfigError> {
+    let unreadable = |problem| ConfigError::Unreadable { file: file.to_owned(), problem };
+    let bytes = read(file).map_err(|error| {
+        unreadable(match error.kind() {
+            io::ErrorKind::NotFound => {
+                "no such file; name one with --config, or create it (see aoe-target.toml(5))".into()
+            }
+            io::ErrorKind::PermissionDenied => "permission denied; allow this user to read it".into(),
+            _ => error.to_string(),
+        })
+    })?;
+    if bytes.len() as u64 > FILE_MAX {
+        return Err(unreadable(format!("is larger than {} MiB; this is no configuration file", FILE_MAX >> 20)));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let (line, column) =
+            line_and_column(&String::from_utf8_lossy(error.as_bytes()), error.utf8_error().valid_up_to());
+        let mistake = Mistake::Syntax("this is no UTF-8 text; save the file as UTF-8".into());
+        ConfigError::Mistake { file: file.to_owned(), line, column, mistake }
+    })?;
+    parse(&text, file, &HostFiles)
+}
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    // A pipe would be waited for without end.
+    if !fs::metadata(file)?.is_file() {
+        return Err(io::Error::other("is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(file)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads the text of a file. `file` is its name for messages, and its folder is where relative paths start.
+pub fn parse(text: &str, file: &Path, files: &impl Files) -> Result<Settings, ConfigError> {
+    let fail = |at: usize, mistake: Mistake| {
+        let (line, column) = line_and_column(text, at);
+        ConfigError::Mistake { file: file.to_owned(), line, column, mistake }
+    };
+    let syntax = |error: toml::de::Error| {
+        let at = error.span().map_or(0, |span| span.start);
+        fail(at, Mistake::Syntax(error.message().split_whitespace().collect::<Vec<_>>().join(" ")))
+    };
+    let document = DeTable::parse(text).map_err(syntax)?;
+    let document = document.get_ref();
+    if let Some((at, mistake)) = strange_key(document, Place::Top) {
+        return Err(fail(at, mistake));
+    }
+    let written: Written = toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        match value_at(document, at) {
+            Some((key, span)) => fail(span.start, unfit(key, excerpt(text, &span), error.message())),
+            None => syntax(error),
+        }
+    })?;
+    let root = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let folder = root.parent().unwrap_or(Path::new("/"));
+    let mut reader = Reader { text, document, folder, files, addresses: BTreeMap::new(), writers: BTreeMap::new() };
+    let defaults = written.defaults.over(&Defaults::default());
+    let mut exports = Vec::new();
+    for (index, entry) in written.export.iter().enumerate() {
+        let more = reader.exports(index, entry, &defaults).map_err(|(at, mistake)| fail(at, mistake))?;
+        if exports.len() + more.len() > EXPORTS_MAX {
+            return Err(fail(reader.at(index, "shelf"), Mistake::TooManyExports));
+        }
+        exports.extend(more);
+    }
+    Ok(Settings {
+        interfaces: written.interfaces.into_iter().map(|interface| interface.0).collect(),
+        threads: written.threads.map_or(1, |threads| threads.0 as u16),
+        io: written.io.unwrap_or_default(),
+        poll: written.poll.map_or(POLL, |poll| poll.0 as u16),
+        hold: written.hold.unwrap_or(true),
+        wildcard_edits: written.wildcard_edits.unwrap_or(false),
+        state_directory: written.state_directory.map(|path| folder.join(path)),
+        control: written.control.map(|path| folder.join(path)),
+        metrics: written.metrics.map(|Metrics(address)| match address {
+            MetricsAddress::Unix(path) => MetricsAddress::Unix(folder.join(path)),
+            tcp => tcp,
+        }),
+        sandbox: written.sandbox.unwrap_or(true),
+        file: Some(root.clone()),
+        defaults,
+        exports,
+    })
+}
+
+// ---- What is written ---------------------------------------------------------------------------------------------
+
+/// The file as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Written {
+    #[serde(default)]
+    interfaces: Vec<InterfaceName>,
+    threads: Option<Number<1, 64>>,
+    io: Option<EngineChoice>,
+    poll: Option<Number<0, 1000>>,
+    hold: Option<bool>,
+    wildcard_edits: Option<bool>,
+    state_directory: Option<PathBuf>,
+    control: Option<PathBuf>,
+    metrics: Option<Metrics>,
+    sandbox: Option<bool>,
+    #[serde(default)]
+    defaults: Entry,
+    #[serde(default)]
+    export: Vec<Entry>,
+}
+
+/// An export as it is written: in the file, where it may be a family, or in a request to add one. `[defaults]` is one in which
+/// only keys of [`Place::Each`] may stand.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Entry {
+    shelf: Option<Number<0, { Address::ANY_SHELF as u64 - 1 }>>,
+    slot: Option<Number<0, { LAST_SLOT as u64 }>>,
+    slot_from: Option<Number<0, { LAST_SLOT as u64 }>>,
+    path: Option<PathBuf>,
+    cache: Option<CacheMode>,
+    direct: Option<bool>,
+    read_only: Option<bool>,
+    allow: Option<Vec<Station>>,
+    buffers: Option<Number<2, 1024>>,
+    model: Option<Text<40>>,
+    edits: Option<Edits>,
+    serial: Option<Text<20>>,
+    offset: Option<Number<0, SECTORS_MAX>>,
+    length: Option<Number<1, SECTORS_MAX>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Edits {
+    config: Option<WhoEdits>,
+    mask: Option<WhoEdits>,
+    reservation: Option<WhoEdits>,
+}
+
+impl Edits {
+    fn over(&self, policy: &EditPolicy) -> EditPolicy {
+        let or = |who: &Option<WhoEdits>, editors: &Editors| {
+            who.as_ref().map_or_else(|| editors.clone(), |who| who.0.clone())
+        };
+        EditPolicy {
+            config: or(&self.config, &policy.config),
+            mask: or(&self.mask, &policy.mask),
+            reservation: or(&self.reservation, &policy.reservation),
+        }
+    }
+}
+
+impl Entry {
+    /// The one export this is, where a family would make no sense.
+    pub fn single(&self, defaults: &Defaults) -> Result<ExportSettings, String> {
+        if self.slot_from.is_some() {
+            return Err("slot-from is for families; give slot".into());
+        }
+        let (Some(shelf), Some(slot)) = (&self.shelf, &self.slot) else {
+            return Err("shelf and slot must be given".into());
+        };
+        match &self.path {
+            Some(path) if path.is_absolute() => {
+                Ok(self.export(Address::new(shelf.0 as u16, slot.0 as u8), path.clone(), defaults))
+            }
+            _ => Err("path must be given, and start with /".into()),
+        }
+    }
+
+    /// What it says about what every export has.
+    fn over(&self, defaults: &Defaults) -> Defaults {
+        let Defaults { read_only, cache, direct, buffers, allow, model, edits } = defaults;
+        Defaults {
+            read_only: self.read_only.unwrap_or(*read_only),
+            cache: self.cache.unwrap_or(*cache),
+            direct: self.direct.unwrap_or(*direct),
+            buffers: self.buffers.as_ref().map_or(*buffers, |buffers| buffers.0 as u16),
+            allow: self
+                .allow
+                .as_ref()
+                .map_or_else(|| allow.clone(), |list| list.iter().map(|station| station.0).collect()),
+            model: self.model.as_ref().map_or_else(|| model.clone(), |model| model.0.clone()),
+            edits: self.edits.as_ref().map_or_else(|| edits.clone(), |own| own.over(edits)),
+        }
+    }
+
+    fn export(&self, address: Address, path: PathBuf, defaults: &Defaults) -> ExportSettings {
+        let Defaults { read_only, cache, direct, buffers, allow, model, edits } = self.over(defaults);
+        ExportSettings {
+            address,
+            path,
+            read_only,
+            cache,
+            direct,
+            buffers,
+            offset: self.offset.as_ref().map_or(0, |offset| offset.0),
+            length: self.length.as_ref().map(|length| length.0),
+            allow,
+            serial: self.serial.as_ref().map(|serial| serial.0.clone()),
+            model,
+            edits,
+            clear_error: false,
+        }
+    }
+}
+
+/// A number in a range.
+#[derive(Clone, Copy, Debug)]
+struct Number<const LEAST: u64, const MOST: u64>(u64);
+
+impl<'de, const LEAST: u64, const MOST: u64> Deserialize<'de> for Number<LEAST, MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u64::deserialize(deserializer)?;
+        if !(LEAST..=MOST).contains(&number) {
+            let expected = format!("a number from {LEAST} to {MOST}");
+            return Err(D::Error::invalid_value(Unexpected::Unsigned(number), &expected.as_str()));
+        }
+        Ok(Self(number))
+    }
+}
+
+/// Reads a text by a function, inside of the deserializer, which then knows where it stands.
+struct ByText<T>(fn(&str) -> Result<T, String>, PhantomData<T>);
+
+impl<T> ByText<T> {
+    fn read<'de, D: Deserializer<'de>>(deserializer: D, by: fn(&str) -> Result<T, String>) -> Result<T, D::Error> {
+        deserializer.deserialize_str(Self(by, PhantomData))
+    }
+}
+
+impl<T> Visitor<'_> for ByText<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        (self.0)(text).map_err(E::custom)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Station(MacAddr);
+
+impl<'de> Deserialize<'de> for Station {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ByText::read(deserializer, station).map(Self)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Text<const MAX: usize>(String);
+
+impl<'de, const MAX: usize> Deserialize<'de> for Text<MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ByText::read(deserializer, ata_text::<MAX>).map(Self)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Metrics(MetricsAddress);
+
+impl<'de> Deserialize<'de> for Metrics {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ByText::read(deserializer, str::parse).map(Self)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct InterfaceName(String);
+
+impl<'de> Deserialize<'de> for InterfaceName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ByText::read(deserializer, |text| match Pattern::new(text) {
+            _ if text.is_empty() => Err("name an interface, or leave the list out for all".into()),
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(error) => Err(format!("{} at character {}", error.msg, error.pos + 1)),
+        })
+    }
+}
+
+#[derive(Clone, Debug)]
+struct WhoEdits(Editors);
+
+impl<'de> Deserialize<'de> for WhoEdits {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Who;
+
+        impl<'de> Visitor<'de> for Who {
+            type Value = Editors;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"all\", \"none\" or a list of MAC addresses")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Editors, E> {
+                match text {
+                    "all" => Ok(Editors::All),
+                    "none" => Ok(Editors::None),
+                    _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Editors, A::Error> {
+                let mut stations = Vec::new();
+                while let Some(Station(station)) = list.next_element()? {
+                    stations.push(station);
+                }
+                Ok(Editors::These(stations))
+            }
+        }
+
+        deserializer.deserialize_any(Who).map(Self)
+    }
+}
+
+// ---- What it means -----------------------------------------------------------------------------------------------
+
+/// A mistake and where it is, in bytes from the start.
+type Misread = (usize, Mistake);
+
+/// Turns entries into exports, and sees to it that they do not clash.
+struct Reader<'a, F> {
+    text: &'a str,
+    document: &'a DeTable<'a>,
+    folder: &'a Path,
+    files: &'a F,
+    /// Where addresses are named.
+    addresses: BTreeMap<Address, usize>,
+    /// Files that are written to, by which export, and where.
+    writers: BTreeMap<PathBuf, (Address, usize)>,
+}
+
+impl<F: Files> Reader<'_, F> {
+    fn exports(&mut self, index: usize, entry: &Entry, defaults: &Defaults) -> Result<Vec<ExportSettings>, Misread> {
+        let missing = |key| (self.at(index, ""), Mistake::Missing { key, about: about(key) });
+        let shelf = entry.shelf.as_ref().ok_or_else(|| missing("shelf"))?.0 as u16;
+        let path = entry.path.as_ref().ok_or_else(|| missing("path"))?;
+        if path.as_os_str().is_empty() {
+            return Err((self.at(index, "path"), Mistake::Missing { key: "path", about: about("path") }));
+        }
+        let is_pattern = path.to_str().is_some_and(|path| path.contains(['*', '?']));
+        let places = match (&entry.slot, &entry.slot_from) {
+            (Some(_), None) if is_pattern => return Err((self.at(index, "path"), Mistake::PatternNeedsSlotFrom)),
+            (Some(slot), None) => vec![(slot.0 as u8, self.folder.join(path))],
+            (None, Some(_)) if entry.serial.is_some() => {
+                return Err((self.at(index, "serial"), Mistake::SerialOfFamily));
+            }
+            (None, Some(from)) => {
+                self.family(path, from.0 as u8).map_err(|mistake| (self.at(index, "path"), mistake))?
+            }
+            (None, None) | (Some(_), Some(_)) => return Err((self.at(index, "slot-from"), Mistake::OneOfSlots)),
+        };
+        let mut exports = Vec::with_capacity(places.len());
+        for (slot, path) in places {
+            let export = entry.export(Address::new(shelf, slot), path, defaults);
+            self.clash(index, &export)?;
+            exports.push(export);
+        }
+        Ok(exports)
+    }
+
+    /// The files that fit a pattern, and their slots.
+    fn family(&self, path: &Path, from: u8) -> Result<Vec<(u8, PathBuf)>, Mistake> {
+        let shown = path.display().to_string();
+        let name = path.file_name().and_then(|name| name.to_str()).ok_or(Mistake::SlotFromNeedsPattern)?;
+        let parent = path.parent().unwrap_or(Path::new(""));
+        if parent.to_str().is_some_and(|parent| parent.contains(['*', '?'])) {
+            return Err(Mistake::FolderPattern(shown));
+        }
+        if !name.contains(['*', '?', '[']) {
+            return Err(Mistake::SlotFromNeedsPattern);
+        }
+        let pattern = Pattern::new(name).map_err(|error| Mistake::Unfit {
+            key: "path",
+            found: shown.clone(),
+            reason: error.msg.to_owned(),
+        })?;
+        let folder = self.folder.join(parent);
+        let mut names = self
+            .files
+            .names(&folder, &pattern)
+            .map_err(|error| Mistake::Folder(folder.display().to_string(), error.to_string()))?;
+        if names.is_empty() {
+            return Err(Mistake::NothingFits(shown));
+        }
+        if names.len() > usize::from(LAST_SLOT - from) + 1 {
+            return Err(Mistake::TooManyFit { files: names.len(), from });
+        }
+        names.sort_unstable();
+        Ok((from..=LAST_SLOT).zip(names.into_iter().map(|name| folder.join(name))).collect())
+    }
+
+    /// Whether an export clashes with one before.
+    fn clash(&mut self, index: usize, export: &ExportSettings) -> Result<(), Misread> {
+        let address = export.address;
+        let (at_slot, at_path) = (self.at(index, "slot"), self.at(index, "path"));
+        if let Some(first) = self.addresses.insert(address, at_slot) {
+            let first = line_and_column(self.text, first).0;
+            return Err((at_slot, Mistake::Twice { address, first }));
+        }
+        if export.read_only {
+            return Ok(());
+        }
+        let real = self.files.real(&export.path).unwrap_or_else(|| export.path.clone());
+        if let Some((other, first)) = self.writers.insert(real, (address, at_path)) {
+            let first = line_and_column(self.text, first).0;
+            return Err((at_path, Mistake::TwoWriters { path: export.path.display().to_string(), other, first }));
+        }
+        Ok(())
+    }
+
+    /// Where the value of a key of an export stands; without one, where the export begins.
+    fn at(&self, index: usize, key: &str) -> usize {
+        let entry = self.document.get("export").and_then(|exports| exports.get_ref().get(index));
+        let slots = ["slot", "slot-from"];
+        let keys = if slots.contains(&key) { &slots[..] } else { &[key] };
+        let value = entry.and_then(|entry| keys.iter().find_map(|key| entry.get_ref().get(*key)));
+        value.or(entry).map_or(0, |found| found.span().start)
+    }
+}
+
+/// The first key that is not known where it stands.
+fn strange_key(table: &DeTable<'_>, place: Place) -> Option<Misread> {
+    let judged = table.iter().filter_map(|(name, value)| {
+        let (at, name) = (name.span().start, name.get_ref().as_ref());
+        let here = KEYS.iter().find(|key| key.name == name && key.place.is_in(place));
+        let Some(key) = here else { return Some((at, unknown(name, place))) };
+        let inner = match (key.place, key.name) {
+            (Place::Top, "defaults") => Place::Each,
+            (Place::Top, "export") => Place::Export,
+            (_, "edits") => Place::Edits,
+            _ => return None,
+        };
+        tables(value).filter_map(|table| strange_key(table, inner)).min_by_key(|(at, _)| *at)
+    });
+    judged.min_by_key(|(at, _)| *at)
+}
+
+/// The table that a value is, or those in the list that it is.
+fn tables<'a>(value: &'a Spanned<DeValue<'a>>) -> impl Iterator<Item = &'a DeTable<'a>> {
+    let value = value.get_ref();
+    let listed = value.as_array().into_iter().flat_map(|list| list.iter());
+    value.as_table().into_iter().chain(listed.filter_map(|item| item.get_ref().as_table()))
+}
+
+fn unknown(name: &str, place: Place) -> Mistake {
+    if let Some(key) = KEYS.iter().find(|key| key.name == name) {
+        return Mistake::Misplaced { key: key.name, place: key.place };
+    }
+    let similar = |key: &&Key| (distance(key.name, name) <= 2).then_some(key.name);
+    let here = KEYS.iter().filter(|key| key.place.is_in(place)).min_by_key(|key| distance(key.name, name));
+    Mistake::UnknownKey { key: name.to_owned(), near: here.as_ref().and_then(similar) }
+}
+
+/// Letters to change, add or leave out to get from one word to the other. Long words are far from everything.
+fn distance(from: &str, to: &str) -> usize {
+    if to.len() > 32 {
+        return to.len();
+    }
+    let to: Vec<char> = to.to_lowercase().replace('_', "-").chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, letter) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, other) in to.iter().enumerate() {
+            let changed = diagonal + usize::from(letter != *other);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.len()]
+}
+
+/// The innermost key whose value stands at this place, and where its part does.
+fn value_at(table: &DeTable<'_>, at: usize) -> Option<(&'static Key, Range<usize>)> {
+    table.iter().find_map(|(name, value)| {
+        if let Some(inner) = tables(value).find_map(|table| value_at(table, at)) {
+            return Some(inner);
+        }
+        let span = value.span();
+        let key = KEYS.iter().find(|key| key.name == name.get_ref().as_ref())?;
+        let item = || {
+            let items = value.get_ref().as_array()?;
+            items.iter().map(Spanned::span).find(|span| span.contains(&at))
+        };
+        span.contains(&at).then(|| (key, item().unwrap_or(span)))
+    })
+}
+
+/// What serde says about a value, in our words.
+fn unfit(key: &'static Key, found: String, message: &str) -> Mistake {
+    let generic = ["invalid type", "invalid value", "invalid length", "unknown ", "missing field", "duplicate field"];
+    let of_serde = generic.iter().any(|words| message.starts_with(words));
+    match of_serde {
+        true => Mistake::Value { key: key.name, kind: key.kind, found },
+        false => {
+            Mistake::Unfit { key: key.name, found, reason: message.split_whitespace().collect::<Vec<_>>().join(" ") }
+        }
+    }
+}
+
+fn about(name: &str) -> &'static str {
+    KEYS.iter().find(|key| key.name == name).expect("a key of the table").kind
+}
+
+/// A part of the text that fits into a line.
+fn excerpt(text: &str, span: &Range<usize>) -> String {
+    let part = text.get(span.clone()).unwrap_or_default();
+    shown(part)
+}
+
+/// A text from the file in a message: not too long, and on one line.
+fn shown(text: &str) -> String {
+    const MAX: usize = 40;
+    let line = text.lines().next().unwrap_or_default();
+    let mut shown: String =
+        line.chars().take(MAX).map(|letter| if letter.is_control() { '?' } else { letter }).collect();
+    if shown.len() < text.len() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+/// Both from 1, the column in characters.
+fn line_and_column(text: &str, at: usize) -> (usize, usize) {
+    let at = (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let before = &text[..at];
+    let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host with these files. Links lead to what they name.
+    #[derive(Default)]
+    struct Host {
+        files: Vec<&'static str>,
+        links: Vec<(&'static str, &'static str)>,
+    }
+
+    impl Files for Host {
+        fn names(&self, folder: &Path, pattern: &Pattern) -> io::Result<Vec<String>> {
+            let inside = self.files.iter().filter_map(|file| Path::new(file).strip_prefix(folder).ok()?.to_str());
+            // In no useful order, as in a folder.
+            let names: Vec<_> = inside.filter(|name| pattern.matches(name)).map(str::to_owned).rev().collect();
+            Ok(names)
+        }
+
+        fn real(&self, path: &Path) -> Option<PathBuf> {
+            Some(self.links.iter().find(|(from, _)| Path::new(from) == path)?.1.into())
+        }
+    }
+
+    fn read(text: &str) -> Settings {
+        parse(text, Path::new("/etc/aoe/target.toml"), &Host::default()).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    const EXPORT: &str = "[[export]]\nshelf = 7\nslot = 1\npath = \"/dev/sdb\"\n";
+
+    #[test]
+    fn an_empty_file_is_all_defaults() {
+        let settings = read("");
+        let Settings { interfaces, threads, io, poll, hold, wildcard_edits, sandbox, exports, .. } = &settings;
+        assert_eq!((interfaces.len(), exports.len(), *threads, *io, *poll), (0, 0, 1, EngineChoice::Auto, 50));
+        assert_eq!((*hold, *wildcard_edits, *sandbox), (true, false, true));
+        assert_eq!((settings.state_directory, settings.control, settings.metrics), (None, None, None));
+        assert_eq!(settings.file.as_deref(), Some(Path::new("/etc/aoe/target.toml")));
+        assert_eq!(settings.defaults, Defaults::default());
+    }
+
+    #[test]
+    fn everything_said() {
+        let settings = read(
+            r#"
+            interfaces = ["eth1", "storage*"]
+            threads = 4
+            io = "io_uring"
+            poll = 0
+            hold = false
+            wildcard-edits = true
+            state-directory = "/srv/state"
+            control = "control.sock"
+            metrics = "unix:metrics.sock"
+            sandbox = false
+
+            [defaults]
+            cache = "writethrough"
+            direct = true
+            allow = ["02:00:00:00:00:0a"]
+            edits = { mask = "none", reservation = ["02:00:00:00:00:0b"] }
+
+            [[export]]
+            shelf = 65534
+            slot = 254
+            path = "/dev/disk/by-id/disk"
+            direct = false
+            allow = []
+            model = "Disk"
+            serial = "S1"
+            offset = 8
+            length = 16
+            buffers = 16
+            edits = { mask = "all" }
+
+            [[export]]
+            shelf = 1
+            slot = 2
+            path = "images/a[1].img"
+            read-only = true
+            "#,
+        );
+        assert_eq!(settings.interfaces, ["eth1", "storage*"]);
+        assert_eq!((settings.threads, settings.io, settings.poll), (4, EngineChoice::Uring, 0));
+        assert_eq!((settings.hold, settings.wildcard_edits, settings.sandbox), (false, true, false));
+        assert_eq!(settings.state_directory, Some("/srv/state".into()));
+        assert_eq!(settings.control, Some("/etc/aoe/control.sock".into()));
+        assert_eq!(settings.metrics, Some(MetricsAddress::Unix("/etc/aoe/metrics.sock".into())));
+        let b = MacAddr(2, 0, 0, 0, 0, 0xb);
+        let edits = EditPolicy { config: Editors::All, mask: Editors::None, reservation: Editors::These(vec![b]) };
+        let [first, second] = &settings.exports[..] else { panic!("two exports") };
+        assert_eq!(
+            *first,
+            ExportSettings {
+                address: Address::new(65534, 254),
+                path: "/dev/disk/by-id/disk".into(),
+                read_only: false,
+                cache: CacheMode::Writethrough,
+                direct: false,
+                buffers: 16,
+                offset: 8,
+                length: Some(16),
+                allow: vec![],
+                serial: Some("S1".into()),
+                model: "Disk".into(),
+                edits: EditPolicy { mask: Editors::All, ..edits.clone() },
+                clear_error: false,
+            }
+        );
+        assert_eq!((&second.path, second.read_only, second.direct), (&"/etc/aoe/images/a[1].img".into(), true, true));
+        assert_eq!((&second.allow, &second.edits), (&vec![MacAddr(2, 0, 0, 0, 0, 0xa)], &edits));
+    }
+
+    #[test]
+    fn a_family_has_consecutive_slots_in_the_order_of_names() {
+        let host =
+            Host { files: vec!["/srv/aoe/a.img", "/srv/aoe/b.img", "/srv/aoe/c.img", "/srv/aoe/d"], links: vec![] };
+        let text = "[[export]]\nshelf = 1\nslot-from = 10\npath = \"/srv/aoe/*.img\"\nread-only = true\n";
+        let settings = parse(text, Path::new("/x"), &host).unwrap();
+        let places: Vec<_> =
+            settings.exports.iter().map(|export| format!("{} {}", export.address, export.path.display())).collect();
+        assert_eq!(places, ["e1.10 /srv/aoe/a.img", "e1.11 /srv/aoe/b.img", "e1.12 /srv/aoe/c.img"]);
+        assert!(settings.exports.iter().all(|export| export.read_only));
+        let late = text.replace("10", "253");
+        let error = parse(&late, Path::new("/x"), &host).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "/x:4:8: 3 files fit, but there are only slots 253 to 254 on a shelf; choose a narrower pattern or more shelves"
+        );
+    }
+
+    #[test]
+    fn each_mistake_has_its_line_and_column() {
+        let more = |lines: &str| format!("{EXPORT}{lines}");
+        let second = |lines: &str| format!("{EXPORT}\n[[export]]\n{lines}");
+        for (text, expected) in [
+            ("threads = ", "1:11: string values must be quoted"),
+            ("threads = 2\nthreads = 3", "2:1: duplicate key"),
+            ("[export", "1:8: unclosed table, expected `]`"),
+            ("thread = 2", "1:1: unknown key thread; did you mean threads?"),
+            ("\nwildcard_edits = true", "2:1: unknown key wildcard_edits; did you mean wildcard-edits?"),
+            ("colour = \"red\"", "1:1: unknown key colour; see aoe-target.toml(5)"),
+            ("[exports]", "1:2: unknown key exports; did you mean export?"),
+            ("[defaults]\nthreads = 2", "2:1: threads does not belong here; it stands at the top of the file, above"),
+            ("[defaults]\nserial = \"A\"", "2:1: serial does not belong here; it stands in an [[export]]"),
+            ("[defaults]\nedits = { masks = \"all\" }", "2:11: unknown key masks; did you mean mask?"),
+            ("threads = 0", "1:11: threads takes a number from 1 to 64, not 0"),
+            ("threads = -1", "1:11: threads takes a number from 1 to 64, not -1"),
+            ("threads = 99999999999999999999999", "1:11: threads takes a number from 1 to 64, not 9999"),
+            ("threads = \"2\"", "1:11: threads takes a number from 1 to 64, not \"2\""),
+            ("io = \"fast\"", "1:6: io takes \"auto\", \"io_uring\" or \"sync\", not \"fast\""),
+            ("hold = 1", "1:8: hold takes true or false, not 1"),
+            ("interfaces = \"eth0\"", "1:14: interfaces takes a list of names of interfaces"),
+            ("interfaces = [\n  \"eth0\",\n  \"eth[\",\n]", "3:3: interfaces: \"eth[\": invalid range pattern at"),
+            ("interfaces = [\"\"]", "1:15: interfaces: \"\": name an interface, or leave the list out for all"),
+            ("metrics = \"9655\"", "1:11: metrics: \"9655\": \"9655\" is no address; write \"unix:"),
+            ("defaults = 3", "1:12: defaults takes a table: [defaults], not 3"),
+            ("[export]\nshelf = 1", "1:1: export takes tables: [[export]]"),
+            (&more("bufers = 3"), "5:1: unknown key bufers; did you mean buffers?"),
+            (&more("buffers = 1"), "5:11: buffers takes a number from 2 to 1024, not 1"),
+            (&more("buffers = 1025"), "5:11: buffers takes a number from 2 to 1024, not 1025"),
+            (&more("cache = \"fast\""), "5:9: cache takes \"auto\", \"writeback\" or \"writethrough\", not \"fast\""),
+            (
+                &more("allow = [\n  \"02:00:00:00:00:0a\",\n  \"02:00\",\n]"),
+                "7:3: allow: \"02:00\": write it like 02:00:00:00:00:0a",
+            ),
+            (
+                &more("allow = [\"ff:ff:ff:ff:ff:ff\"]"),
+                "5:10: allow: \"ff:ff:ff:ff:ff:ff\": it is no address of a single",
+            ),
+            (
+                &more("edits = { mask = \"some\" }"),
+                "5:18: mask takes \"all\", \"none\" or a list of MAC addresses, not \"some",
+            ),
+            (&more("edits = { mask = [\"x\"] }"), "5:19: mask: \"x\": write it like"),
+            (&more("edits = \"none\""), "5:9: edits takes a table, such as"),
+            (
+                &more("serial = \"123456789012345678901\""),
+                "5:10: serial: \"123456789012345678901\": 1 to 20 plain ASCII",
+            ),
+            (&more("length = 0"), "5:10: length takes a number of 512-byte sectors, at least 1, not 0"),
+            (&more("slot-from = 3"), "3:8: an export needs either slot = NUMBER or"),
+            (
+                &second("shelf = 7\nslot = 1\npath = \"/b\""),
+                "8:8: e7.1 is named twice, first in line 3; give each export",
+            ),
+            (
+                &second("shelf = 7\nslot = 2\npath = \"/dev/sdb\""),
+                "9:8: /dev/sdb is e7.1 already (line 4), and both could write; set read-only",
+            ),
+            (&second("slot = 2\npath = \"/b\""), "6:1: an export needs shelf: a number from 0 to 65534"),
+            (&second("shelf = 2\nslot = 2"), "6:1: an export needs path: a path"),
+            (&second("shelf = 2\nslot = 2\npath = \"\""), "9:8: an export needs path: a path"),
+            (&second("shelf = 2\npath = \"/b\""), "6:1: an export needs either slot = NUMBER or"),
+            (&second("shelf = 65535\nslot = 2\npath = \"/b\""), "7:9: shelf takes a number from 0 to 65534, not 65535"),
+            (&second("shelf = 2\nslot = 255\npath = \"/b\""), "8:8: slot takes a number from 0 to 254, not 255"),
+            (&second("shelf = 2\nslot = 2\npath = \"/b/*\""), "9:8: the path is a pattern; write slot-from"),
+            (&second("shelf = 2\nslot-from = 2\npath = \"/b\""), "9:8: slot-from is for a path whose last part"),
+            (&second("shelf = 2\nslot-from = 2\npath = \"/*/b*\""), "9:8: /*/b*: only the last part of the path"),
+            (&second("shelf = 2\nslot-from = 2\npath = \"/b/*.img\""), "9:8: no file fits /b/*.img; create one"),
+            (&second("shelf = 2\nslot-from = 2\npath = \"/b/[.img\""), "9:8: path: /b/[.img: invalid range pattern"),
+            (
+                &second("shelf = 2\nslot-from = 2\npath = \"/b/*\"\nserial = \"A\""),
+                "10:10: serial is for one disk, and this is a family; leave it out",
+            ),
+        ] {
+            let message = match parse(text, Path::new("f"), &Host::default()) {
+                Err(error) => error.to_string(),
+                Ok(settings) => panic!("{text} is taken for {settings:?}"),
+            };
+            assert!(message.starts_with(&format!("f:{expected}")), "{text}\ngives: {message}\nnot: f:{expected}");
+            assert!(!message.contains('\n'), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_file_under_two_names_has_one_writer() {
+        let host = Host { files: vec![], links: vec![("/dev/disk/by-id/b", "/dev/sdb"), ("/dev/sdb", "/dev/sdb")] };
+        let two =
+            |extra: &str| format!("{EXPORT}[[export]]\nshelf = 7\nslot = 2\npath = \"/dev/disk/by-id/b\"\n{extra}");
+        let error = parse(&two(""), Path::new("f"), &host).unwrap_err().to_string();
+        assert!(error.starts_with("f:8:8: /dev/disk/by-id/b is e7.1 already (line 4)"), "{error}");
+        let settings = parse(&two("read-only = true"), Path::new("f"), &host).unwrap();
+        assert_eq!(settings.exports[1].path, Path::new("/dev/disk/by-id/b"), "kept as it is written");
+    }
+
+    #[test]
+    fn no_more_exports_than_an_engine_bears() {
+        let names: Vec<_> = (0..255).map(|n| &*format!("/b/{n:03}").leak()).collect();
+        let host = Host { files: names, links: vec![] };
+        let family =
+            |shelf: usize| format!("[[export]]\nshelf = {shelf}\nslot-from = 0\npath = \"/b/*\"\nread-only = true\n");
+        let text: String = (0..128).map(family).collect();
+        assert_eq!(parse(&text, Path::new("f"), &host).unwrap().exports.len(), 128 * 255);
+        let error = parse(&(text + &family(128)), Path::new("f"), &host).unwrap_err().to_string();
+        assert!(error.starts_with("f:642:9: these are more than 32768 exports"), "{error}");
+    }
+
+    #[test]
+    fn files_that_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("target.toml");
+        let says = |part: &str| {
+            let error = load(&file).unwrap_err().to_string();
+            assert!(error.starts_with(file.to_str().unwrap()) && error.contains(part), "{error}");
+        };
+        says("no such file; name one with --config");
+        fs::write(&file, vec![b'#'; FILE_MAX as usize + 1]).unwrap();
+        says("is larger than 1 MiB");
+        fs::write(&file, b"# first\n# \xe9\n").unwrap();
+        says(":2:3: this is no UTF-8 text");
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        says("is not a regular file");
+    }
+
+    #[test]
+    fn families_are_of_files_that_can_be_served() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["b.img", "a.img", ".hidden.img", "c.txt"] {
+            fs::write(path(name), [0; 512]).unwrap();
+        }
+        fs::create_dir(path("folder.img")).unwrap();
+        std::os::unix::fs::symlink("nothing", path("gone.img")).unwrap();
+        std::os::unix::fs::symlink("c.txt", path("link.img")).unwrap();
+        let file = path("target.toml");
+        fs::write(&file, "[[export]]\nshelf = 1\nslot-from = 0\npath = \"*.img\"\n").unwrap();
+        let paths: Vec<_> = load(&file).unwrap().exports.into_iter().map(|export| export.path).collect();
+        assert_eq!(paths, [path("a.img"), path("b.img"), path("link.img")]);
+        fs::write(&file, "[[export]]\nshelf = 1\nslot-from = 0\npath = \"none/*.img\"\n").unwrap();
+        let error = load(&file).unwrap_err().to_string();
+        assert!(error.contains(":4:8: ") && error.contains("No such file or directory"), "{error}");
+    }
+
+    /// Keys that serde takes, from its message about one that it does not.
+    fn taken<T: for<'de> Deserialize<'de> + fmt::Debug>() -> Vec<String> {
+        let message = toml::from_str::<T>("zz = 0").unwrap_err().message().to_owned();
+        let list = message.split_once("expected one of ").unwrap_or_else(|| panic!("{message}")).1;
+        list.split(", ").map(|key| key.trim().trim_matches('`').to_owned()).collect()
+    }
+
+    #[test]
+    fn the_table_of_keys_and_the_types_agree() {
+        let table = |places: &[Place]| {
+            let mut names: Vec<_> =
+                KEYS.iter().filter(|key| places.contains(&key.place)).map(|key| key.name.to_owned()).collect();
+            names.sort();
+            names
+        };
+        let sorted = |mut names: Vec<String>| {
+            names.sort();
+            names
+        };
+        assert_eq!(table(&[Place::Top]), sorted(taken::<Written>()));
+        assert_eq!(table(&[Place::Each, Place::Export]), sorted(taken::<Entry>()));
+        assert_eq!(table(&[Place::Edits]), sorted(taken::<Edits>()));
+        for key in KEYS {
+            assert!(key.about.ends_with('.') && !key.kind.is_empty() && !key.default.is_empty(), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_to_add_an_export_is_read_by_the_same_rules() {
+        let add = |json: &str| {
+            let entry: Entry = serde_json::from_str(json).map_err(|error| error.to_string())?;
+            entry.single(&Defaults { read_only: true, ..Defaults::default() })
+        };
+        let export = add(r#"{"shelf": 1, "slot": 2, "path": "/a", "allow": ["02:00:00:00:00:0a"]}"#).unwrap();
+        assert_eq!((export.address, export.read_only, export.allow.len()), (Address::new(1, 2), true, 1));
+        for (json, part) in [
+            (r#"{"slot": 2, "path": "/a"}"#, "shelf and slot must be given"),
+            (r#"{"shelf": 1, "slot": 2, "path": "a"}"#, "start with /"),
+            (r#"{"shelf": 1, "slot-from": 2, "path": "/a"}"#, "slot-from is for families"),
+            (r#"{"shelf": 1, "slot": 255, "path": "/a"}"#, "expected a number from 0 to 254"),
+            (r#"{"shelf": 1, "slot": 2, "path": "/a", "allow": ["x"]}"#, "write it like"),
+            (r#"{"shelf": 1, "slot": 2, "path": "/a", "paths": 1}"#, "unknown field"),
+        ] {
+            let error = add(json).unwrap_err();
+            assert!(error.contains(part), "{json}: {error}");
+        }
+    }
+}
