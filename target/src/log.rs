@@ -107,3 +107,31 @@ macro_rules! about {
     }};
 }
 pub(crate) use about;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing_subscriber::filter::LevelFilter;
+
+    #[test]
+    fn each_level_is_one_of_the_log_and_is_typed_as_it_is_named() {
+        let levels = [
+            (Level::Error, LevelFilter::ERROR),
+            (Level::Warn, LevelFilter::WARN),
+            (Level::Info, LevelFilter::INFO),
+            (Level::Debug, LevelFilter::DEBUG),
+            (Level::Trace, LevelFilter::TRACE),
+        ];
+        assert_eq!(levels.map(|(level, _)| level).as_slice(), Level::value_variants());
+        for (level, filter) in levels {
+            assert_eq!(EnvFilter::new(level.name()).max_level_hint(), Some(filter));
+            assert_eq!(Level::from_str(level.name(), false), Ok(level));
+        }
+    }
+
+    #[test]
+    fn a_log_that_was_not_started_has_no_level() {
+        set_level(Level::Trace);
+        assert!(FILTER.get().is_none());
+    }
+}

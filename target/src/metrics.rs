@@ -6,7 +6,11 @@
 
 use std::cmp::Reverse;
 use std::fmt;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
+use anyhow::{Context, Result};
+use aoe_common::scrape::{Endpoint, Scrape};
 use aoe_common::target_status::{ExportStatus, LATENCY_BUCKETS, Latency, StationStatus, TargetStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -14,12 +18,52 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::sandbox::{Role, Sandbox};
 
 /// Stations of one export with figures of their own.
 const STATIONS_SHOWN: usize = 64;
 
 /// Stations of all exports with figures of their own.
 const ALL_STATIONS_SHOWN: usize = 4096;
+
+/// The page that is scraped, and the thread that shows it.
+pub(crate) struct Page {
+    scrape: Arc<Scrape>,
+    thread: JoinHandle<()>,
+}
+
+/// Where the figures go that a scrape waits for.
+pub(crate) type Asked = oneshot::Sender<TargetStatus>;
+
+impl Page {
+    /// Takes the address and starts the thread. For each page it asks for the figures, one after the other.
+    pub(crate) fn open(endpoint: &Endpoint, sandbox: Sandbox) -> Result<(Self, mpsc::Receiver<Asked>)> {
+        let scrape = Arc::new(Scrape::bind(endpoint)?);
+        let (asks, asked) = mpsc::channel(1);
+        let page = move || {
+            let (tell, told) = oneshot::channel();
+            asks.blocking_send(tell).ok()?;
+            told.blocking_recv().ok().map(|status| render(&status))
+        };
+        let shown = Arc::clone(&scrape);
+        let show = move || {
+            sandbox.confine(Role::Metrics);
+            shown.serve(page);
+        };
+        let thread = std::thread::Builder::new().name("aoe-metrics".to_owned()).spawn(show);
+        tracing::info!("metrics at {}", scrape.endpoint());
+        Ok((Self { scrape, thread: thread.context("cannot start a thread")? }, asked))
+    }
+
+    /// Takes it away. To be called when nobody listens any more to what it asks.
+    pub(crate) fn close(self) {
+        self.scrape.stop();
+        // It ends also by a panic, which was told.
+        let _ = self.thread.join();
+    }
+}
 
 /// The text that a scrape is answered with.
 pub fn render(status: &TargetStatus) -> String {
@@ -101,10 +145,10 @@ fn of_exports(exports: &[ExportStatus]) -> Vec<Family> {
     let each = |value: fn(&ExportStatus) -> u64| {
         exports.iter().map(|export| (vec![device(export)], value(export))).collect::<Vec<_>>()
     };
-    let by_operation = |values: &[(&str, fn(&ExportStatus) -> u64)]| {
+    let by_kind = |values: &[(&str, fn(&ExportStatus) -> u64)]| {
         let of = |export| {
             move |&(name, value): &(&str, fn(&ExportStatus) -> u64)| {
-                (vec![device(export), ("operation", name.to_owned())], value(export))
+                (vec![device(export), ("kind", name.to_owned())], value(export))
             }
         };
         exports.iter().flat_map(|export| values.iter().map(of(export))).collect::<Vec<_>>()
@@ -115,7 +159,7 @@ fn of_exports(exports: &[ExportStatus]) -> Vec<Family> {
     });
     let latencies = exports.iter().flat_map(|export| {
         [("read", export.read_latency), ("write", export.write_latency), ("flush", export.flush_latency)]
-            .map(|(name, latency)| (vec![device(export), ("operation", name.to_owned())], latency))
+            .map(|(name, latency)| (vec![device(export), ("kind", name.to_owned())], latency))
     });
     vec![
         gauge("export_info", "What an export is.", None, about.collect()),
@@ -139,7 +183,7 @@ fn of_exports(exports: &[ExportStatus]) -> Vec<Family> {
         counter(
             "export_operations",
             "Commands done.",
-            by_operation(&[
+            by_kind(&[
                 ("read", |export| export.reads),
                 ("write", |export| export.writes),
                 ("flush", |export| export.flushes),
@@ -149,9 +193,9 @@ fn of_exports(exports: &[ExportStatus]) -> Vec<Family> {
         Family {
             unit: Some(Unit::Bytes),
             ..counter(
-                "export_transferred",
+                "export_data",
                 "Bytes of the reads and writes.",
-                by_operation(&[("read", |export| export.read_bytes), ("write", |export| export.write_bytes)]),
+                by_kind(&[("read", |export| export.read_bytes), ("write", |export| export.write_bytes)]),
             )
         },
         family(
@@ -193,9 +237,9 @@ fn of_stations(exports: &[ExportStatus]) -> Vec<Family> {
     let labels = |(export, station): &(&ExportStatus, &StationStatus)| {
         vec![("device", export.device.to_string()), ("station", station.mac.clone())]
     };
-    let by_operation = |values: [(&str, fn(&StationStatus) -> u64); 2]| {
+    let by_kind = |values: [(&str, fn(&StationStatus) -> u64); 2]| {
         let of = |pair| {
-            values.map(|(name, value)| ([labels(pair), vec![("operation", name.to_owned())]].concat(), value(pair.1)))
+            values.map(|(name, value)| ([labels(pair), vec![("kind", name.to_owned())]].concat(), value(pair.1)))
         };
         shown.iter().flat_map(of).collect()
     };
@@ -203,14 +247,14 @@ fn of_stations(exports: &[ExportStatus]) -> Vec<Family> {
         counter(
             "station_operations",
             "READ requests of a station handed to the disk, and WRITE, ZERO and TRIM requests.",
-            by_operation([("read", |station| station.reads), ("write", |station| station.writes)]),
+            by_kind([("read", |station| station.reads), ("write", |station| station.writes)]),
         ),
         Family {
             unit: Some(Unit::Bytes),
             ..counter(
-                "station_transferred",
+                "station_data",
                 "Bytes of its READ and WRITE requests.",
-                by_operation([("read", |station| station.read_bytes), ("write", |station| station.write_bytes)]),
+                by_kind([("read", |station| station.read_bytes), ("write", |station| station.write_bytes)]),
             )
         },
         counter(
@@ -296,6 +340,9 @@ fn buckets(latency: &Latency) -> [(f64, u64); LATENCY_BUCKETS] {
 mod tests {
     use super::*;
     use std::collections::{BTreeMap, BTreeSet};
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::os::unix::net::UnixStream;
 
     use aoe_common::addr::Address;
     use aoe_common::target_status::InterfaceStatus;
@@ -444,7 +491,7 @@ mod tests {
         let of = |name: &str, labels: &[(&str, &str)]| value(&text, &format!("aoe_target_{name}"), labels);
         let device = ("device", "e0.1");
         for (operation, count) in [("read", 5.0), ("write", 6.0), ("flush", 7.0), ("trim", 8.0)] {
-            assert_eq!(of("export_operations_total", &[device, ("operation", operation)]), Some(count));
+            assert_eq!(of("export_operations_total", &[device, ("kind", operation)]), Some(count));
         }
         for (name, figure) in [
             ("export_errors_total", 9.0),
@@ -460,11 +507,11 @@ mod tests {
         ] {
             assert_eq!(of(name, &[device]), Some(figure), "{name}");
         }
-        assert_eq!(of("export_transferred_bytes_total", &[device, ("operation", "write")]), Some(8192.0));
+        assert_eq!(of("export_data_bytes_total", &[device, ("kind", "write")]), Some(8192.0));
         assert_eq!(of("interface_kernel_drops_total", &[("interface", "eth0")]), Some(1.0));
         assert_eq!(of("interface_mtu_bytes", &[("interface", "eth0")]), Some(9000.0));
         let second = ("station", "02:00:00:00:00:01");
-        assert_eq!(of("station_operations_total", &[device, second, ("operation", "read")]), Some(1.0));
+        assert_eq!(of("station_operations_total", &[device, second, ("kind", "read")]), Some(1.0));
         assert_eq!(of("station_ignored_frames_total", &[device, second]), Some(3.0));
         assert_eq!(of("station_ignored_frames_total", &[("device", "e0.2")]), None);
         assert_eq!(of("export_info", &[device, ("path", "/images/a \"disk\"\\1.img\n")]), Some(1.0));
@@ -475,7 +522,7 @@ mod tests {
     fn latencies_are_cumulative() {
         let text = render(&target(vec![export(1, 0)]));
         let (series, _) = read(&text);
-        let wanted = |labels: &BTreeMap<String, String>| labels["operation"] == "read";
+        let wanted = |labels: &BTreeMap<String, String>| labels["kind"] == "read";
         let of = |name| series.iter().filter(move |(of, labels, _)| of == name && wanted(labels));
         let buckets: Vec<(f64, f64)> = of("aoe_target_export_latency_seconds_bucket")
             .map(|(_, labels, count)| {
@@ -506,6 +553,48 @@ mod tests {
             |number| value(&text, "aoe_target_station_ignored_frames_total", &[("station", &station(number).mac)]);
         assert_eq!((has(511), has(448), has(447)), (Some(3.0), Some(3.0), None));
         assert_eq!(value(&text, "aoe_target_export_stations", &[]), Some(512.0));
+    }
+
+    fn get(mut stream: impl Read + Write) -> String {
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: target\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn a_confined_thread_shows_the_page() {
+        let folder = tempfile::tempdir().unwrap();
+        let unix = format!("unix:{}", folder.path().join("metrics.sock").display());
+        for endpoint in [unix.as_str(), "127.0.0.1:0"] {
+            let (page, mut asked) = Page::open(&endpoint.parse().unwrap(), Sandbox::begin(true)).unwrap();
+            let figures = std::thread::spawn(move || {
+                asked.blocking_recv().unwrap().send(target(vec![export(1, 1)])).unwrap();
+                asked
+            });
+            let answer = match page.scrape.endpoint() {
+                Endpoint::Unix(path) => get(UnixStream::connect(path).unwrap()),
+                Endpoint::Tcp(address) => get(TcpStream::connect(address).unwrap()),
+            };
+            let (head, text) = answer.split_once("\r\n\r\n").expect("a head and a page");
+            assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("openmetrics-text"), "{head}");
+            assert_eq!(text, render(&target(vec![export(1, 1)])));
+            drop(figures.join().unwrap());
+            page.close();
+        }
+        assert!(!folder.path().join("metrics.sock").exists());
+    }
+
+    #[test]
+    fn the_dashboard_asks_for_what_there_is() {
+        let dashboard = include_str!("../../docs/grafana-aoe.json");
+        let (series, _) = read(&render(&target(vec![export(1, 1)])));
+        let words = dashboard.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        let asked: BTreeSet<_> = words.filter(|word| word.starts_with("aoe_target_")).collect();
+        assert!(asked.len() > 20, "{asked:?}");
+        for name in asked {
+            assert!(series.iter().any(|(other, ..)| other == name), "{name} is not there");
+        }
     }
 
     #[test]

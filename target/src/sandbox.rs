@@ -43,6 +43,8 @@ pub(crate) enum Role<'a> {
     Store(&'a Path),
     /// Sets the times of files that are open.
     Marker,
+    /// Answers on a socket that is open.
+    Metrics,
     /// Opens disks, listens, logs, and starts threads. Makes and removes files in these directories only.
     Control(&'a [PathBuf]),
 }
@@ -57,7 +59,12 @@ impl Sandbox {
     /// Drops, for all threads that are started after this, what none of them needs.
     pub(crate) fn begin(is_on: bool) -> Self {
         if is_on {
-            keep_capabilities(&[Role::Worker, Role::Marker, Role::Control(&[])].map(capabilities).concat());
+            let wanted = [Role::Worker, Role::Marker, Role::Control(&[])].map(capabilities).concat();
+            // What could come back by executing something. No thread can, so it does no harm if the right to this is missing.
+            for capability in caps::all().into_iter().filter(|capability| !wanted.contains(capability)) {
+                let _ = caps::drop(None, CapSet::Bounding, capability);
+            }
+            keep_capabilities(&wanted);
             if let Err(error) = nix::sys::prctl::set_no_new_privs() {
                 tracing::info!("sandbox: no_new_privs: {error}; going on without");
             }
@@ -98,6 +105,7 @@ fn capabilities(role: Role<'_>) -> &'static [Capability] {
         // Files of the state directory may be another user's, from an earlier start.
         Role::Store(_) => &[Capability::CAP_DAC_OVERRIDE],
         Role::Marker => &[Capability::CAP_FOWNER],
+        Role::Metrics => &[],
         // Disks that are added or opened again: who started it as root may name any.
         Role::Control(_) => &[Capability::CAP_DAC_OVERRIDE, Capability::CAP_DAC_READ_SEARCH],
     }
@@ -108,11 +116,6 @@ fn keep_capabilities(kept: &[Capability]) {
     let kept: CapsHashSet = kept.iter().copied().collect();
     let held = caps::read(None, CapSet::Permitted).unwrap_or_default();
     let kept: CapsHashSet = held.intersection(&kept).copied().collect();
-    // What the bounding set holds could only come back by executing something, which no thread can; so it does no harm that
-    // the right to shrink it may be missing.
-    for capability in caps::all().difference(&kept) {
-        let _ = caps::drop(None, CapSet::Bounding, *capability);
-    }
     let _ = caps::clear(None, CapSet::Ambient);
     let dropped = caps::clear(None, CapSet::Inheritable)
         .and_then(|()| caps::set(None, CapSet::Effective, &kept))
@@ -129,7 +132,7 @@ fn restrict_files(role: Role<'_>) -> Result<RulesetStatus, landlock::RulesetErro
     let mut connections = AccessNet::from_all(NETWORK_RIGHTS);
     let mut rules: Vec<(&Path, BitFlags<AccessFs>)> = vec![];
     match role {
-        Role::Worker | Role::Marker => {}
+        Role::Worker | Role::Marker | Role::Metrics => {}
         Role::Store(directory) => rules.push((directory, own)),
         Role::Control(directories) => {
             // Figures may be asked for over TCP.
@@ -155,6 +158,7 @@ fn filter(role: Role<'_>) -> Result<BpfProgram, seccompiler::BackendError> {
         Role::Worker => &[ANY_THREAD, DISK_IO, PORTS],
         Role::Store(_) => &[ANY_THREAD, FILES],
         Role::Marker => &[ANY_THREAD, &[libc::SYS_utimensat]],
+        Role::Metrics => &[ANY_THREAD, &[libc::SYS_accept4, libc::SYS_shutdown]],
         Role::Control(_) => &[ANY_THREAD, FILES, DISK_IO, SOCKETS, THREADS],
     };
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
@@ -164,8 +168,15 @@ fn filter(role: Role<'_>) -> Result<BpfProgram, seccompiler::BackendError> {
         || argument(2, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0).map(|condition| vec![condition]);
     rules.insert(libc::SYS_mmap, not_executable()?);
     rules.insert(libc::SYS_mprotect, not_executable()?);
-    if matches!(role, Role::Worker) {
-        rules.insert(libc::SYS_socket, vec![argument(0, SeccompCmpOp::Eq, libc::AF_PACKET as u64)?]);
+    match role {
+        Role::Worker => {
+            rules.insert(libc::SYS_socket, vec![argument(0, SeccompCmpOp::Eq, libc::AF_PACKET as u64)?]);
+        }
+        // So the standard library makes a socket one that does not block.
+        Role::Metrics => {
+            rules.insert(libc::SYS_ioctl, vec![argument(1, SeccompCmpOp::Eq, libc::FIONBIO)?]);
+        }
+        _ => {}
     }
     let arch: TargetArch = std::env::consts::ARCH.try_into()?;
     SeccompFilter::new(rules, SeccompAction::Errno(Errno::EPERM as u32), SeccompAction::Allow, arch)?.try_into()
@@ -436,9 +447,6 @@ mod tests {
                     assert_eq!(caps::read(None, set).unwrap(), kept, "{role:?}");
                 }
                 assert!(caps::read(None, CapSet::Inheritable).unwrap().is_empty());
-                if held.contains(&Capability::CAP_SETPCAP) {
-                    assert_eq!(caps::read(None, CapSet::Bounding).unwrap(), kept);
-                }
             });
         }
     }

@@ -1,4 +1,4 @@
-//! What a service manager hears of a target that it has started.
+//! What a service manager and its journal hear of a target.
 
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
@@ -69,4 +69,40 @@ fn net_service_manager_is_told_of_start_life_and_stop() {
     let heard = manager.hears("STOPPING=1");
     assert!(heard.iter().all(|message| !message.contains("WATCHDOG=1")), "{heard:?}");
     stop.join().unwrap();
+}
+
+/// A field as the journal's protocol has it: name, length, value.
+fn field(name: &str, value: &str) -> Vec<u8> {
+    [name.as_bytes(), b"\n", &(value.len() as u64).to_le_bytes(), value.as_bytes(), b"\n"].concat()
+}
+
+#[test]
+fn net_service_manager_finds_lines_of_an_export_in_its_journal() {
+    let lab = Lab::pair(9000);
+    let disk = lab.path("disk.img");
+    random_file(&disk, 1 << 20, 1);
+    let journal = UnixDatagram::bind(lab.path("socket")).unwrap();
+    journal.set_read_timeout(Some(PATIENCE)).unwrap();
+    // The journal's place is always the same, so the target gets a /run of its own.
+    let script = "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && mount --bind . /run/systemd/journal && \
+                  export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) && \
+                  exec aoe-target export shelf 7 slot 3 disk.img";
+    let target = lab.host("a").command("sh").args(["-c", script]).spawn_ready(|line| line.starts_with("serving e7.3"));
+    std::fs::File::options().write(true).open(&disk).and_then(|file| file.set_len(2 << 20)).unwrap();
+    let mut bytes = [0; 16 << 10];
+    let line = loop {
+        let length = journal.recv(&mut bytes).expect("a line in time");
+        if String::from_utf8_lossy(&bytes[..length]).contains("has 4096 sectors now") {
+            break &bytes[..length];
+        }
+    };
+    for (name, value) in [("AOE_SHELF", "7"), ("AOE_SLOT", "3"), ("SYSLOG_IDENTIFIER", "aoe-target")] {
+        let wanted = field(name, value);
+        let plain = format!("{name}={value}\n").into_bytes();
+        let has = |field: &[u8]| line.windows(field.len()).any(|part| part == field);
+        assert!(has(&wanted) || has(&plain), "{name}: {}", String::from_utf8_lossy(line));
+    }
+    // What is in the journal is not on stderr, where it would come there a second time.
+    let finished = target.stop().succeeded();
+    assert_eq!(finished.stderr, "");
 }
