@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use aoe_common::addr::Address;
 use aoe_common::frame::SECTOR;
+use aoe_common::scrape::Endpoint;
 use aoe_common::wire::MacAddr;
 use glob::Pattern;
 use serde::de::{Error as _, SeqAccess, Unexpected, Visitor};
@@ -25,7 +26,7 @@ use crate::disk::EngineChoice;
 use crate::engine::durability::CacheMode;
 use crate::engine::editors::{EditPolicy, Editors};
 use crate::engine::repeats;
-use crate::settings::{Defaults, ExportSettings, MetricsAddress, POLL, Settings, ata_text, station};
+use crate::settings::{Defaults, ExportSettings, POLL, Settings, ata_text, station};
 
 /// Where the file is unless told otherwise.
 pub const DEFAULT_FILE: &str = "/etc/aoe/target.toml";
@@ -549,10 +550,7 @@ pub fn parse(text: &str, file: &Path, files: &impl Files) -> Result<Settings, Co
         wildcard_edits: written.wildcard_edits.unwrap_or(false),
         state_directory: written.state_directory.map(|path| folder.join(path)),
         control: written.control.map(|path| folder.join(path)),
-        metrics: written.metrics.map(|Metrics(address)| match address {
-            MetricsAddress::Unix(path) => MetricsAddress::Unix(folder.join(path)),
-            tcp => tcp,
-        }),
+        metrics: written.metrics.map(|metrics| metrics.0),
         sandbox: written.sandbox.unwrap_or(true),
         file: Some(root.clone()),
         defaults,
@@ -734,7 +732,7 @@ impl<'de, const MAX: usize> Deserialize<'de> for Text<MAX> {
 }
 
 #[derive(Clone, Debug)]
-struct Metrics(MetricsAddress);
+struct Metrics(Endpoint);
 
 impl<'de> Deserialize<'de> for Metrics {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -1059,7 +1057,7 @@ mod tests {
             wildcard-edits = true
             state-directory = "/srv/state"
             control = "control.sock"
-            metrics = "unix:metrics.sock"
+            metrics = "unix:/run/metrics.sock"
             sandbox = false
 
             [defaults]
@@ -1093,7 +1091,7 @@ mod tests {
         assert_eq!((settings.hold, settings.wildcard_edits, settings.sandbox), (false, true, false));
         assert_eq!(settings.state_directory, Some("/srv/state".into()));
         assert_eq!(settings.control, Some("/etc/aoe/control.sock".into()));
-        assert_eq!(settings.metrics, Some(MetricsAddress::Unix("/etc/aoe/metrics.sock".into())));
+        assert_eq!(settings.metrics, Some(Endpoint::Unix("/run/metrics.sock".into())));
         let b = MacAddr(2, 0, 0, 0, 0, 0xb);
         let edits = EditPolicy { config: Editors::All, mask: Editors::None, reservation: Editors::These(vec![b]) };
         let [first, second] = &settings.exports[..] else { panic!("two exports") };
@@ -1161,7 +1159,7 @@ mod tests {
             ("interfaces = \"eth0\"", "1:14: interfaces takes a list of names of interfaces"),
             ("interfaces = [\n  \"eth0\",\n  \"eth[\",\n]", "3:3: interfaces: \"eth[\": invalid range pattern at"),
             ("interfaces = [\"\"]", "1:15: interfaces: \"\": name an interface, or leave the list out for all"),
-            ("metrics = \"9655\"", "1:11: metrics: \"9655\": \"9655\" is no address; write \"unix:"),
+            ("metrics = \"9655\"", "1:11: metrics: \"9655\": \"9655\" is no address for metrics: write unix:/PATH"),
             ("defaults = 3", "1:12: defaults takes a table: [defaults], not 3"),
             ("[export]\nshelf = 1", "1:1: export takes tables: [[export]]"),
             (&more("bufers = 3"), "5:1: unknown key bufers; did you mean buffers?"),

@@ -1,11 +1,9 @@
 //! What `aoe-target` is told to do, whoever says it: the command line of `export`, or the configuration file of `serve`.
 
-use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use aoe_common::addr::Address;
+use aoe_common::scrape::Endpoint;
 use aoe_common::wire::MacAddr;
 
 use crate::disk::EngineChoice;
@@ -34,7 +32,7 @@ pub struct Settings {
     /// The control socket. `None`: the default place.
     pub control: Option<PathBuf>,
     /// Where figures are given out, if they are.
-    pub metrics: Option<MetricsAddress>,
+    pub metrics: Option<Endpoint>,
     /// The configuration file these were read from. With one, the process is a daemon: interfaces that are not there yet are
     /// waited for, and exports may come and go. `None`: a command line said all there is.
     pub file: Option<PathBuf>,
@@ -111,38 +109,6 @@ impl Default for Defaults {
     }
 }
 
-/// Where figures are given out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MetricsAddress {
-    /// A unix socket of this name.
-    Unix(PathBuf),
-    /// A TCP port.
-    Tcp(SocketAddr),
-}
-
-impl FromStr for MetricsAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let unfit =
-            || format!("\"{text}\" is no address; write \"unix:/run/aoe-target/metrics.sock\" or \"127.0.0.1:9655\"");
-        match text.strip_prefix("unix:") {
-            Some("") => Err(unfit()),
-            Some(path) => Ok(Self::Unix(path.into())),
-            None => text.parse().map(Self::Tcp).map_err(|_| unfit()),
-        }
-    }
-}
-
-impl fmt::Display for MetricsAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Tcp(address) => write!(f, "{address}"),
-        }
-    }
-}
-
 /// The address of one station.
 pub fn station(text: &str) -> Result<MacAddr, String> {
     let mac: MacAddr = text.parse().map_err(|_| "write it like 02:00:00:00:00:0a".to_owned())?;
@@ -159,20 +125,4 @@ pub fn ata_text<const MAX: usize>(text: &str) -> Result<String, String> {
         return Err(format!("1 to {MAX} plain ASCII characters fit"));
     }
     Ok(text.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_of_figures() {
-        for text in ["unix:/run/aoe-target/metrics.sock", "127.0.0.1:9655", "[::1]:9655"] {
-            assert_eq!(text.parse::<MetricsAddress>().unwrap().to_string(), text);
-        }
-        for text in ["", "unix:", "9655", "localhost:9655", "127.0.0.1", "127.0.0.1:99999"] {
-            let error = text.parse::<MetricsAddress>().unwrap_err();
-            assert!(error.contains("write \"unix:"), "{error}");
-        }
-    }
 }

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::service_manager::Manager;
 use aoe_tests::net::{Daemon, Finished, HostCommand, Lab, requires, wait_for};
 
 /// How long a request may take until it has failed.
@@ -264,6 +265,33 @@ fn net_disk_faults_stuck() {
     }
     disk.does("read -P 0x22 1M 64k");
     disk.does("read -P 0x33 2M 1M");
+    target.stop().succeeded();
+}
+
+#[test]
+fn net_disk_faults_stuck_where_calls_block_end_the_signs_of_life() {
+    let lab = Lab::pair(9000);
+    let faulty = Faulty::new(&lab);
+    let socket = lab.path("notify");
+    let manager = Manager::at(&socket);
+    let target = lab
+        .host("a")
+        .command_beside(&faulty.bad, "env")
+        .args([format!("NOTIFY_SOCKET={}", socket.display()).as_str(), "WATCHDOG_USEC=400000"])
+        .args(["aoe-target", "export", "--io", "sync", "shelf", "0", "slot", "1"])
+        .arg(lab.path("bad.img"))
+        .spawn_ready(|line| line.starts_with("serving e0.1"));
+    let disk = Disk::attach(&lab, "e0.1");
+    disk.does("write -P 0x22 1M 64k");
+    manager.hears("WATCHDOG=1");
+
+    // The thread that serves is in the kernel, and a service manager would start the target anew.
+    faulty.set("stuck-read");
+    let mut client = disk.command("read -P 0x22 1M 64k").spawn();
+    manager.hears_nothing_for(Duration::from_secs(1));
+    faulty.clear("stuck-read");
+    manager.hears("WATCHDOG=1");
+    assert!(client.ends_within(PATIENCE));
     target.stop().succeeded();
 }
 

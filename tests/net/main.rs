@@ -14,6 +14,7 @@ mod interfaces;
 mod kills;
 mod lab;
 mod main_job;
+mod metrics;
 mod restart;
 mod service_manager;
 mod station_record;

@@ -1,19 +1,34 @@
 //! What a service manager and its journal hear of a target.
 
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aoe_tests::net::image::random_file;
 use aoe_tests::net::{Lab, PATIENCE};
 
 /// The socket that sd_notify(3) writes to.
-struct Manager {
+pub(crate) struct Manager {
     socket: UnixDatagram,
 }
 
 impl Manager {
+    /// Listens at a path.
+    pub(crate) fn at(path: &Path) -> Manager {
+        Manager { socket: UnixDatagram::bind(path).expect("a new socket") }
+    }
+
+    /// Waits until it has heard nothing for so long.
+    pub(crate) fn hears_nothing_for(&self, silence: Duration) {
+        self.socket.set_read_timeout(Some(silence)).unwrap();
+        let until = Instant::now() + PATIENCE;
+        while self.socket.recv(&mut [0; 4096]).is_ok() {
+            assert!(Instant::now() < until, "there is always something to hear");
+        }
+    }
+
     /// Waits for a message with this line, and returns all messages up to it.
-    fn hears(&self, line: &str) -> Vec<String> {
+    pub(crate) fn hears(&self, line: &str) -> Vec<String> {
         let until = Instant::now() + PATIENCE;
         let mut heard = Vec::new();
         loop {
@@ -36,7 +51,7 @@ fn net_service_manager_is_told_of_start_life_and_stop() {
     let lab = Lab::pair(9000);
     random_file(&lab.path("disk.img"), 1 << 20, 1);
     let path = lab.path("notify");
-    let manager = Manager { socket: UnixDatagram::bind(&path).unwrap() };
+    let manager = Manager::at(&path);
     let watched = format!("NOTIFY_SOCKET={}", path.display());
     let command = |settings: &[&str]| {
         lab.host("a")

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use aoe_common::addr::{Address, parse_shelf, parse_slot};
+use aoe_common::scrape::Endpoint;
 use aoe_common::wire::MacAddr;
 use clap::Args as ClapArgs;
 
@@ -109,6 +110,11 @@ pub struct ExportArgs {
     #[arg(long)]
     pub allow_wildcard_edits: bool,
 
+    /// Give out figures for Prometheus here: unix:/PATH, or ADDR:PORT such as 127.0.0.1:9655. Whoever reaches it can read
+    /// who uses which disk
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<Endpoint>,
+
     /// Do not confine the threads once they have what they need (capabilities, landlock, seccomp): for looking for a fault
     #[arg(long)]
     pub no_sandbox: bool,
@@ -161,7 +167,7 @@ impl ExportArgs {
             sandbox: !self.no_sandbox,
             state_directory: self.state_dir.clone(),
             control: None,
-            metrics: None,
+            metrics: self.metrics.clone(),
             file: None,
             exports: self.places()?.into_iter().map(export).collect(),
             defaults,

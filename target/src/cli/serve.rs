@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use aoe_common::scrape::Endpoint;
 use clap::Args as ClapArgs;
 
 use crate::config::{self, ConfigError, DEFAULT_FILE, KEYS, Place};
@@ -53,6 +54,14 @@ pub struct ServeArgs {
     /// [default: $AOE_TARGET_CONTROL, else /run/aoe-target/control.sock]
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
+
+    /// Give out figures for Prometheus here (unix:/PATH or ADDR:PORT), instead of where the file says
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<Endpoint>,
+
+    /// Do not confine the threads once they have what they need, whatever the file says: for looking for a fault
+    #[arg(long)]
+    pub no_sandbox: bool,
 }
 
 impl ServeArgs {
@@ -62,6 +71,10 @@ impl ServeArgs {
         if self.control.is_some() {
             settings.control.clone_from(&self.control);
         }
+        if self.metrics.is_some() {
+            settings.metrics.clone_from(&self.metrics);
+        }
+        settings.sandbox &= !self.no_sandbox;
         Ok(settings)
     }
 }
