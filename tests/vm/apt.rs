@@ -120,16 +120,21 @@ impl Apt {
     }
 }
 
-/// A line of sources for the backports of the machine's release, from where that comes from.
+/// A line of sources for the backports of the machine's release.
 fn backports() -> String {
+    let (codename, uri) = release();
+    format!("deb {uri} {codename}-backports main\n")
+}
+
+/// The name of the machine's release, and where it comes from.
+pub(super) fn release() -> (String, String) {
     let format = "$(CODENAME)|$(LABEL)|$(COMPONENT)|$(REPO_URI)";
     let targets = said(tool("apt-get").args(["indextargets", "--format", format]));
     let release = targets.lines().find_map(|line| match line.split('|').collect::<Vec<_>>()[..] {
-        [codename, "Debian", "main", uri] if !codename.contains('-') => Some((codename, uri)),
+        [codename, "Debian", "main", uri] if !codename.contains('-') => Some((codename.to_owned(), uri.to_owned())),
         _ => None,
     });
-    let (codename, uri) = release.expect("apt's sources have Debian's main");
-    format!("deb {uri} {codename}-backports main\n")
+    release.expect("apt's sources have Debian's main")
 }
 
 /// Unpacks packages into a root whose /bin, /lib and the like are links; documents are left out.

@@ -19,7 +19,7 @@ use crate::net::{OURS, bin_dir, find_tool, tool};
 const BOOT_MODULES: [&str; 5] = ["virtio_mmio", "virtio_blk", "ext4", "crc32c_generic", "overlay"];
 
 /// Modules for what the tests are about.
-const MODULES: [&str; 21] = [
+pub(super) const MODULES: [&str; 21] = [
     "virtio_net",
     "virtio_console",
     "ext4",
@@ -142,7 +142,7 @@ impl Image {
 }
 
 /// Where kernels and images are kept.
-fn cache() -> PathBuf {
+pub(super) fn cache() -> PathBuf {
     let tree = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests folder is in the tree");
     tree.join(".build/vm")
 }
@@ -157,6 +157,7 @@ fn key(kernels: &[Kernel]) -> u64 {
 
 const INIT: &str = include_str!("init");
 const AGENT: &str = include_str!("agent");
+pub(super) const LISTEN: &str = include_str!("listen");
 
 /// Folders that are links into /usr.
 const LINKS: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
@@ -232,11 +233,12 @@ pub(super) fn build_ours(image: &Path) {
         fs::copy(&found, root.join("bin").join(program)).expect("copying a program");
     }
     write_program(&root.join("sbin/agent"), AGENT);
+    write_program(&root.join("sbin/listen"), LISTEN);
     make_image(&root, work.path(), image);
 }
 
 /// Makes an ext4 image of a folder.
-fn make_image(root: &Path, work: &Path, image: &Path) {
+pub(super) fn make_image(root: &Path, work: &Path, image: &Path) {
     // Room for metadata; holes cost nothing.
     let bytes = tree_bytes(root);
     let size = format!("{}M", ((bytes + bytes / 4) >> 20) + 32);
@@ -245,7 +247,7 @@ fn make_image(root: &Path, work: &Path, image: &Path) {
     fs::rename(built, image).expect("renaming within a filesystem");
 }
 
-fn write_program(path: &Path, text: &str) {
+pub(super) fn write_program(path: &Path, text: &str) {
     fs::write(path, text).expect("a file of ours");
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("a file of ours");
 }

@@ -9,6 +9,7 @@ mod ipxe;
 mod mixed;
 mod nbd_attach;
 mod ocfs2;
+mod packages;
 mod power_cut;
 mod stacked;
 mod writer;

@@ -9,6 +9,7 @@ mod accelerator;
 mod apt;
 pub mod guide;
 mod image;
+mod installed;
 mod kernel;
 
 use std::cell::{Cell, RefCell};
@@ -42,13 +43,23 @@ pub struct Machine {
     mtu: u32,
     memory_mib: u32,
     has_lan: bool,
+    is_installed: bool,
     disks: Vec<PathBuf>,
 }
 
 impl Machine {
     /// Debian's kernel, MTU 9000, 384 MiB. The number, from 1, makes the addresses: 02:00:00:00:00:01 and so on.
     pub fn new(name: &'static str, number: u8) -> Machine {
-        Machine { name, number, suite: Suite::Own, mtu: 9000, memory_mib: 384, has_lan: false, disks: Vec::new() }
+        Machine {
+            name,
+            number,
+            suite: Suite::Own,
+            mtu: 9000,
+            memory_mib: 384,
+            has_lan: false,
+            is_installed: false,
+            disks: Vec::new(),
+        }
     }
 
     /// The kernel of another suite.
@@ -69,6 +80,12 @@ impl Machine {
     /// A second card, eth1, on a network without the lab's hosts; with the address 10.0.0.NUMBER.
     pub fn lan(self) -> Machine {
         Machine { has_lan: true, ..self }
+    }
+
+    /// A system of its own, as Debian installs it, with systemd; it is there when the machine boots again. Programs of this
+    /// project are not in it.
+    pub fn installed(self) -> Machine {
+        Machine { is_installed: true, ..self }
     }
 
     /// A disk of its own, the first as /dev/vdb. What the machine has written to it is there when it boots again.
@@ -103,10 +120,6 @@ impl Machine {
 
     fn start(self, lab: &Lab) -> Guest<'_> {
         let image = Image::of(self.suite);
-        let ours = lab.path("ours.ext4");
-        if !ours.exists() {
-            image::build_ours(&ours);
-        }
         let name = self.name;
         let [console, socket] = ["console", "agent"].map(|end| lab.path(&format!("{name}.{end}")));
         let mut command_line = format!("{} name={name}", image.accelerator.command_line());
@@ -114,6 +127,23 @@ impl Machine {
         if self.has_lan {
             taps.push(lab.plug(name, Switch::Lan, 1500));
             command_line += &format!(" lan=10.0.0.{}/24", self.number);
+        }
+        let shared = |path: &Path| format!("readonly=on,file={}", path.display());
+        // What a guest has written is its host's to keep; only the guest itself is ever killed.
+        let own = |path: &PathBuf| format!("cache=unsafe,file={}", path.display());
+        let mut disks: Vec<String> = self.disks.iter().map(own).collect();
+        if self.is_installed {
+            let system = lab.path(&format!("{name}.system"));
+            installed::provide(&system, &image.kernel);
+            command_line += " installed net.ifnames=0 systemd.journald.forward_to_console=1";
+            disks.insert(0, own(&system));
+        } else {
+            let ours = lab.path("ours.ext4");
+            if !ours.exists() {
+                image::build_ours(&ours);
+            }
+            disks.insert(0, shared(&image.root));
+            disks.push(shared(&ours));
         }
         let mut command = lab
             .switch()
@@ -126,12 +156,9 @@ impl Machine {
             .args(["-serial", &format!("file:{}", console.display())])
             .args(["-chardev", &format!("socket,id=agent,path={},server=on,wait=off", socket.display())])
             .args(["-device", "virtio-serial-device", "-device", "virtserialport,chardev=agent"]);
-        let shared = |path: &Path| format!("readonly=on,file={}", path.display());
-        // What a guest has written is its host's to keep; only the guest itself is ever killed.
-        let own = |path: &PathBuf| format!("cache=unsafe,file={}", path.display());
-        let disks = [shared(&image.root)].into_iter().chain(self.disks.iter().map(own)).chain([shared(&ours)]);
-        for (number, disk) in disks.enumerate() {
-            let serial = if number == self.disks.len() + 1 { OURS_SERIAL } else { "" };
+        for (number, disk) in disks.into_iter().enumerate() {
+            let is_ours = number == self.disks.len() + 1;
+            let serial = if is_ours { OURS_SERIAL.to_owned() } else { format!("disk{number}") };
             command = command
                 .args(["-drive", &format!("if=none,id=disk{number},format=raw,{disk}")])
                 .args(["-device", &format!("virtio-blk-device,drive=disk{number},serial={serial}")]);
@@ -188,6 +215,14 @@ impl<'lab> Guest<'lab> {
     pub fn kill(self) -> Machine {
         println!("{} is killed", self.name);
         self.description.clone()
+    }
+
+    /// Shuts it down in order, as at a reboot. Returns what boots again.
+    pub fn shut_down(self) -> Machine {
+        let again = self.description.clone();
+        self.run("systemctl --no-block reboot");
+        self.wait_for_end(COMMAND_PATIENCE);
+        again
     }
 
     /// Waits until it has ended by itself, as a machine does that fences itself.
