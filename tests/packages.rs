@@ -34,7 +34,8 @@ fn units(folder: &Path) -> Vec<PathBuf> {
     let place = |path: PathBuf| {
         let text = fs::read_to_string(&path).expect("a unit");
         let copy = folder.join(path.file_name().expect("a file has a name"));
-        fs::write(&copy, text.replace("/usr/bin/aoe-", &format!("{}/aoe-", bin_dir().display()))).expect("a file of ours");
+        fs::write(&copy, text.replace("/usr/bin/aoe-", &format!("{}/aoe-", bin_dir().display())))
+            .expect("a file of ours");
         copy
     };
     let units: Vec<PathBuf> = units.map(place).collect();
@@ -68,9 +69,10 @@ fn the_services_are_exposed_no_more_than_they_need() {
 #[test]
 fn the_configuration_that_is_installed_is_right() {
     let file = |name: &str| root().join("systemd").join(name);
-    for (program, arguments, name) in
-        [("aoe-target", &["serve", "--check", "--config"][..], "target.toml"), ("aoe-attach", &["--check", "--config"], "attach.toml")]
-    {
+    for (program, arguments, name) in [
+        ("aoe-target", &["serve", "--check", "--config"][..], "target.toml"),
+        ("aoe-attach", &["--check", "--config"], "attach.toml"),
+    ] {
         let said = output(Command::new(bin_dir().join(program)).args(arguments).arg(file(name)));
         assert!(said.status.success(), "{program}: {}", String::from_utf8_lossy(&said.stderr));
     }
@@ -159,7 +161,11 @@ fn the_shells_complete_what_the_programs_take() {
         );
         let said = output(Command::new("bash").args(["-c", &question]));
         let answer = String::from_utf8_lossy(&said.stdout);
-        assert!(answer.lines().any(|line| line == expected), "{typed}: {answer}{}", String::from_utf8_lossy(&said.stderr));
+        assert!(
+            answer.lines().any(|line| line == expected),
+            "{typed}: {answer}{}",
+            String::from_utf8_lossy(&said.stderr)
+        );
     }
 }
 
@@ -196,9 +202,14 @@ fn the_packages_have_all_programs_and_both_kinds_the_same_files() {
         };
         let deb: BTreeSet<_> = deb.iter().map(differ).collect();
         let units = rpm.iter().filter(|[_, place, _]| place == "usr/lib/systemd/system/").count();
-        assert_eq!(units, match package { Package::Target => 1, Package::Initiator => 2 });
-        let rest: BTreeSet<_> =
-            rpm.into_iter().filter(|[_, place, _]| place != "usr/lib/systemd/system/").collect();
+        assert_eq!(
+            units,
+            match package {
+                Package::Target => 1,
+                Package::Initiator => 2,
+            }
+        );
+        let rest: BTreeSet<_> = rpm.into_iter().filter(|[_, place, _]| place != "usr/lib/systemd/system/").collect();
         assert_eq!(deb, rest, "{package:?}");
     }
     assert_eq!(programs, OURS.map(str::to_owned).into());

@@ -83,7 +83,12 @@ impl Page {
         text += ".SH EXAMPLES\nThe file as it is installed:\n.PP\n.RS 4\n.nf\n";
         file.installed.lines().for_each(|line| text += &format!("{}\n", escape(line)));
         text += ".fi\n.RE\n";
-        Page { name, section: ConfigFile::SECTION, is_part: false, text: text.replace(".SH DESCRIPTION\n.PP\n", ".SH DESCRIPTION\n") }
+        Page {
+            name,
+            section: ConfigFile::SECTION,
+            is_part: false,
+            text: text.replace(".SH DESCRIPTION\n.PP\n", ".SH DESCRIPTION\n"),
+        }
     }
 
     /// How others refer to it, such as `aoe-stat(8)`.

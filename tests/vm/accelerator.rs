@@ -46,11 +46,12 @@ impl Accelerator {
         if works { Accelerator::Kvm } else { Accelerator::Emulation }
     }
 
-    /// The machine, as words for qemu.
-    pub fn machine(self) -> &'static str {
+    /// The machine, as words for qemu. Without PCI it boots sooner.
+    pub fn machine(self, has_pci: bool) -> String {
+        let machine = if has_pci { "-M microvm,pcie=on" } else { "-M microvm" };
         match self {
-            Accelerator::Kvm => "-M microvm -accel kvm -cpu host",
-            Accelerator::Emulation => "-M microvm -accel tcg,thread=multi,tb-size=192 -cpu qemu64",
+            Accelerator::Kvm => format!("{machine} -accel kvm -cpu host"),
+            Accelerator::Emulation => format!("{machine} -accel tcg,thread=multi,tb-size=192 -cpu qemu64"),
         }
     }
 
@@ -71,7 +72,7 @@ impl Accelerator {
 fn boots(kernel: &Path, initramfs: &Path) -> bool {
     let output = tempfile::NamedTempFile::new().expect("a temporary file");
     let mut machine = tool("qemu-system-x86_64")
-        .args(Accelerator::Kvm.machine().split(' '))
+        .args(Accelerator::Kvm.machine(false).split(' '))
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-m", "256", "-serial", "stdio"])
         .arg("-kernel")
         .arg(kernel)

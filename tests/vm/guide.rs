@@ -10,7 +10,7 @@
 //! ~~~
 //! ```
 //!
-//! (with three backquotes). `aoe-target export` runs on, and counts as done when it serves.
+//! (with three backquotes). `aoe-target export` and `aoe-target serve` run on, and count as done when they serve.
 
 use std::cell::RefCell;
 use std::fs;
@@ -58,7 +58,7 @@ pub trait Typed {
 
 /// Whether a script runs on once it is ready.
 fn runs_on(script: &str) -> bool {
-    script.starts_with("aoe-target export ")
+    script.starts_with("aoe-target export ") || script.trim_end() == "aoe-target serve"
 }
 
 impl Guide {
@@ -222,6 +222,38 @@ mod tests {
             block("Two", &[], None, "example\n"),
         ];
         assert_eq!(blocks(text), expected);
+    }
+
+    /// What a reader is told to type is typed by a scenario: every block of commands names its machines, and a test follows
+    /// every section that has one. To install packages is a matter of the distribution.
+    #[test]
+    fn every_command_of_the_guides_is_typed_by_a_scenario() {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("docs");
+        let scenarios = Path::new(env!("CARGO_MANIFEST_DIR")).join("vm");
+        let read = |folder: &Path, extension: &str| -> Vec<(PathBuf, String)> {
+            let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+            let files = entries.filter(|file| file.extension().is_some_and(|found| found == extension));
+            files.map(|file| (file.clone(), fs::read_to_string(file).expect("a text"))).collect()
+        };
+        let scenarios = read(&scenarios, "rs").into_iter().map(|(_, text)| text).collect::<String>();
+        let installs = |line: &str| line.starts_with("apt install ") || line.starts_with("dpkg -i ");
+        for (guide, text) in read(&docs, "md") {
+            let name = guide.file_stem().expect("a name").to_string_lossy().into_owned();
+            for block in blocks(&text) {
+                let Block { section, machines, text, file } = block;
+                let followed = format!("\"{}\"", section.replace('"', "\\\""));
+                if machines.is_empty() {
+                    assert!(text.lines().all(installs), "docs/{name}.md, {section}: nobody types\n{text}");
+                } else {
+                    let is_used = file.is_some_and(|file| scenarios.contains(&format!("\"{file}\"")));
+                    assert!(
+                        is_used || scenarios.contains(&followed),
+                        "docs/{name}.md, {section}: no scenario follows it"
+                    );
+                    assert!(scenarios.contains(&format!("\"{name}\"")), "no scenario opens docs/{name}.md");
+                }
+            }
+        }
     }
 
     /// What a reader is told to install is what the scenarios run with.

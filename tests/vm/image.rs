@@ -19,7 +19,7 @@ use crate::net::{OURS, bin_dir, find_tool, tool};
 const BOOT_MODULES: [&str; 5] = ["virtio_mmio", "virtio_blk", "ext4", "crc32c_generic", "overlay"];
 
 /// Modules for what the tests are about.
-pub(super) const MODULES: [&str; 21] = [
+pub(super) const MODULES: [&str; 27] = [
     "virtio_net",
     "virtio_console",
     "ext4",
@@ -41,10 +41,16 @@ pub(super) const MODULES: [&str; 21] = [
     "nfsv4",
     "sctp",
     "configfs",
+    "e1000",
+    "8021q",
+    "macsec",
+    "gcm",
+    "ctr",
+    "ghash_generic",
 ];
 
 /// Packages on the root disk, with all they depend on.
-pub(super) const PACKAGES: [&str; 34] = [
+pub(super) const PACKAGES: [&str; 36] = [
     // A system to work in.
     "base-files",
     "base-passwd",
@@ -73,6 +79,7 @@ pub(super) const PACKAGES: [&str; 34] = [
     "dlm-controld",
     "drbd-utils",
     "e2fsprogs",
+    "ethtool",
     "fio",
     "gfs2-utils",
     "glusterfs-server",
@@ -81,6 +88,7 @@ pub(super) const PACKAGES: [&str; 34] = [
     "nbd-client",
     "nfs-kernel-server",
     "ocfs2-tools",
+    "socat",
 ];
 
 /// The name by which a guest finds the disk with our programs.

@@ -5,6 +5,7 @@ mod disk_errors;
 mod drbd;
 mod gfs2;
 mod glusterfs;
+mod guides;
 mod ipxe;
 mod mixed;
 mod nbd_attach;

@@ -44,6 +44,7 @@ pub struct Machine {
     memory_mib: u32,
     has_lan: bool,
     is_installed: bool,
+    has_e1000: bool,
     disks: Vec<PathBuf>,
 }
 
@@ -58,6 +59,7 @@ impl Machine {
             memory_mib: 384,
             has_lan: false,
             is_installed: false,
+            has_e1000: false,
             disks: Vec::new(),
         }
     }
@@ -86,6 +88,11 @@ impl Machine {
     /// project are not in it.
     pub fn installed(self) -> Machine {
         Machine { is_installed: true, ..self }
+    }
+
+    /// Its eth0 is an emulated card that exists for real, an e1000, at an MTU of 1500 until the guest says otherwise.
+    pub fn e1000(self) -> Machine {
+        Machine { has_e1000: true, ..self }
     }
 
     /// A disk of its own, the first as /dev/vdb. What the machine has written to it is there when it boots again.
@@ -148,7 +155,7 @@ impl Machine {
         let mut command = lab
             .switch()
             .typed("qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none")
-            .args(image.accelerator.machine().split(' '))
+            .args(image.accelerator.machine(self.has_e1000).split(' '))
             .args(["-m", &self.memory_mib.to_string()])
             .args(["-kernel".as_ref(), image.kernel.vmlinux.as_os_str()])
             .args(["-initrd".as_ref(), image.initramfs.as_os_str()])
@@ -165,9 +172,14 @@ impl Machine {
         }
         for (number, (tap, mac)) in taps.iter().zip(self.macs()).enumerate() {
             let mtu = if number == 0 { self.mtu } else { 1500 };
-            command = command
-                .args(["-netdev", &format!("tap,id=net{number},ifname={tap},script=no,downscript=no")])
-                .args(["-device", &format!("virtio-net-device,netdev=net{number},host_mtu={mtu},mac={mac}")]);
+            command =
+                command.args(["-netdev", &format!("tap,id=net{number},ifname={tap},script=no,downscript=no")]).args([
+                    "-device",
+                    &match number == 0 && self.has_e1000 {
+                        true => format!("e1000,netdev=net{number},mac={mac}"),
+                        false => format!("virtio-net-device,netdev=net{number},host_mtu={mtu},mac={mac}"),
+                    },
+                ]);
         }
         let machine = command.spawn();
         let stream = wait_for("qemu's socket", || UnixStream::connect(&socket).ok());

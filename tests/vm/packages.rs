@@ -45,7 +45,9 @@ fn packages(lab: &Lab, machine: &str) -> PathBuf {
 }
 
 fn install(guest: &Guest<'_>, package: &str) {
-    guest.run(&format!("mount -o ro /dev/vdb /mnt && dpkg -i /mnt/{package}_*.deb; status=$?; umount /mnt; exit $status"));
+    guest.run(&format!(
+        "mount -o ro /dev/vdb /mnt && dpkg -i /mnt/{package}_*.deb; status=$?; umount /mnt; exit $status"
+    ));
 }
 
 /// Waits until all that is started at boot has been, and says what failed.
@@ -120,7 +122,8 @@ fn vm_packages_mount_at_boot_and_leave_nothing() {
     for (guest, package) in [(&client, "aoe-initiator"), (&server, "aoe-target")] {
         guest.run("[ -d /etc/aoe ]");
         guest.run(&format!("dpkg -P {package}"));
-        let left = guest.run("find /etc /usr /var /run -name '*aoe*' -not -path '/usr/lib/modules/*' -not -path '/var/log/*'");
+        let left =
+            guest.run("find /etc /usr /var /run -name '*aoe*' -not -path '/usr/lib/modules/*' -not -path '/var/log/*'");
         assert_eq!(left, "", "{package} leaves something behind");
     }
     let checked = tool("e2fsck").args(["-f", "-n"]).arg(&disk).output().expect("e2fsck");
