@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use aoe_common::addr::Address;
 use aoe_common::frame::SECTOR;
-use aoe_common::scrape::Endpoint;
+use aoe_common::scrape::{Endpoint, EndpointError};
 use aoe_common::wire::MacAddr;
 use glob::Pattern;
 use serde::de::{Error as _, SeqAccess, Unexpected, Visitor};
@@ -736,7 +736,7 @@ struct Metrics(Endpoint);
 
 impl<'de> Deserialize<'de> for Metrics {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        ByText::read(deserializer, str::parse).map(Self)
+        ByText::read(deserializer, |text| text.parse().map_err(|error: EndpointError| error.to_string())).map(Self)
     }
 }
 
