@@ -21,7 +21,7 @@ use crate::cli::{DeadAfter, device, seconds};
 use crate::engine::QUARANTINE;
 use crate::place::Place;
 
-/// Where the file is.
+/// Where the file is unless told otherwise.
 pub const PATH: &str = "/etc/aoe/attach.toml";
 /// The longest file, in bytes.
 const FILE_MAX: u64 = 1 << 20;
@@ -52,71 +52,71 @@ pub struct Key {
 pub const KEYS: [Key; 11] = [
     Key {
         name: "device",
-        kind: "string",
-        default: "none, it must be there",
+        kind: "a text",
+        default: "it must be given",
         about: "The address of the disk, such as \"e0.1\".",
         of_one: true,
     },
     Key {
         name: "where",
-        kind: "string",
+        kind: "a text",
         default: "\"/dev/nbd\", the first free device",
         about: "\"/dev/nbdN\", \"/dev/nbd\", \"unix:PATH\" or \"tcp:ADDR:PORT\".",
         of_one: true,
     },
     Key {
         name: "interfaces",
-        kind: "array of strings",
+        kind: "a list of names",
         default: "every Ethernet interface that is up",
         about: "The interfaces to use, such as [\"eth1\", \"eth2\"].",
         of_one: false,
     },
-    Key { name: "read-only", kind: "boolean", default: "false", about: "Refuse writes.", of_one: false },
+    Key { name: "read-only", kind: "true or false", default: "false", about: "Refuse writes.", of_one: false },
     Key {
         name: "dead-after",
-        kind: "whole seconds or \"never\"",
+        kind: "a number of seconds, or \"never\"",
         default: "180",
         about: "Fail requests when no target has answered for so long; 0 at once, \"never\" waits.",
         of_one: false,
     },
     Key {
         name: "connections",
-        kind: "integer, 1 to 16",
+        kind: "a number from 1 to 16",
         default: "1 to the kernel, 16 at a socket",
         about: "Sockets to the kernel, or clients of a socket at a time.",
         of_one: false,
     },
     Key {
         name: "nbd-timeout",
-        kind: "whole seconds, up to 86400",
+        kind: "a number of seconds from 0 to 86400",
         default: "0",
         about: "Let the kernel give up a request after so long and repeat it, 0 never; must exceed dead-after.",
         of_one: false,
     },
     Key {
         name: "wait",
-        kind: "seconds, up to 86400",
+        kind: "a number of seconds from 0 to 86400, with a fraction if need be",
         default: "10",
         about: "How long to look for the disk.",
         of_one: false,
     },
     Key {
         name: "frame-life",
-        kind: "whole seconds, 1 to 600",
+        kind: "a number of seconds from 1 to 600",
         default: "10",
         about: "How long this network may hold a frame back; what an old copy could still undo is not written before.",
         of_one: false,
     },
     Key {
         name: "repeating-network",
-        kind: "boolean",
+        kind: "true or false",
         default: "false",
         about: "This network may repeat frames by itself.",
         of_one: false,
     },
     Key {
         name: "metrics",
-        kind: "string",
+        kind: "a text",
         default: "no metrics",
         about: "Serve figures for Prometheus at \"unix:/PATH\" or \"ADDR:PORT\".",
         of_one: true,

@@ -1,6 +1,7 @@
 //! What is to be told about an attached disk: by its control socket, by `aoe-stat`.
 
 use aoe_common::addr::Address;
+use aoe_common::target_status::Latency;
 use serde::{Deserialize, Serialize};
 
 /// Whether a disk can be used.
@@ -27,6 +28,29 @@ pub enum PathHealth {
     Failed,
     /// Leads to another disk of the same address; not used.
     Foreign,
+}
+
+impl State {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Searching => "searching",
+            Self::Up => "up",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+impl PathHealth {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Identifying => "identifying",
+            Self::Up => "up",
+            Self::Failed => "failed",
+            Self::Foreign => "another disk",
+        }
+    }
 }
 
 /// One path of an attached disk.
@@ -88,6 +112,18 @@ pub struct Status {
     pub strays: u64,
     /// Answers that make no sense.
     pub bad_answers: u64,
+    /// Times from the moment a request was taken from its client to that of its answer; of those that did not fail.
+    #[serde(default)]
+    pub read_latency: Latency,
+    /// Those of writes.
+    #[serde(default)]
+    pub write_latency: Latency,
+    /// Those of flushes.
+    #[serde(default)]
+    pub flush_latency: Latency,
+    /// Those of trims and zeroings.
+    #[serde(default)]
+    pub trim_latency: Latency,
 }
 
 #[cfg(test)]
@@ -122,6 +158,10 @@ pub(crate) mod tests {
             trims: 0,
             strays: 0,
             bad_answers: 0,
+            read_latency: Latency::default(),
+            write_latency: Latency::default(),
+            flush_latency: Latency::default(),
+            trim_latency: Latency::default(),
         }
     }
 

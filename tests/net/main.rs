@@ -18,3 +18,4 @@ mod metrics;
 mod restart;
 mod service_manager;
 mod station_record;
+mod watch;

@@ -32,10 +32,11 @@ use tokio::time::{sleep, timeout};
 
 use self::control::{Control, ControlSocket};
 use self::kernel::{KernelFiles, Plan, Settings};
-use self::serve::{CLIENTS_MAX, Ending, Frontend, Mail, Server, Service};
+use self::serve::{CLIENTS_MAX, Ending, Frontend, Latencies, Mail, Server, Service};
 use self::socket::Listener;
 use crate::engine::{Device, DeviceConfig, DeviceState, PathState};
 use crate::identity;
+use crate::metrics::Metrics;
 use crate::place::Place;
 use crate::ports::Ports;
 use crate::run_dir::{Answer, Request, RunDir};
@@ -129,6 +130,9 @@ pub fn run(options: &Options, run_dir: &RunDir, ready: impl FnOnce(&Ready) -> Re
         let _ = tell_end.send(server.run());
     })?;
 
+    // Until the end; asks once somebody scrapes.
+    let control = run_dir.socket(std::process::id());
+    let metrics = options.metrics.as_ref().map(|endpoint| Metrics::serve(endpoint, control)).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         #[allow(
@@ -152,6 +156,7 @@ pub fn run(options: &Options, run_dir: &RunDir, ready: impl FnOnce(&Ready) -> Re
         };
         attach.live(reserved, up, ready).await
     });
+    drop(metrics);
     // A call to the kernel that did not return in time is not waited for.
     runtime.shutdown_background();
     result
@@ -284,7 +289,7 @@ impl Attach<'_> {
     }
 
     /// Asks the data thread how things are.
-    fn ask(&self) -> oneshot::Receiver<Snapshot> {
+    fn ask(&self) -> oneshot::Receiver<(Snapshot, Latencies)> {
         let (sender, answer) = oneshot::channel();
         self.mailbox.leave(|mail| mail.questions.push(sender));
         answer
@@ -299,7 +304,7 @@ impl Attach<'_> {
 
     async fn not_found(&self) -> anyhow::Error {
         match timeout(PATIENCE, self.ask()).await {
-            Ok(Ok(snapshot)) => snapshot.not_found(),
+            Ok(Ok((snapshot, _))) => snapshot.not_found(),
             _ => anyhow!("the data thread is stuck"),
         }
     }
@@ -433,9 +438,9 @@ fn what_is_lost(ending: &Ending) -> Option<String> {
     }
 }
 
-async fn answer_status(snapshot: oneshot::Receiver<Snapshot>, facts: Facts) -> Answer {
+async fn answer_status(snapshot: oneshot::Receiver<(Snapshot, Latencies)>, facts: Facts) -> Answer {
     match timeout(PATIENCE, snapshot).await {
-        Ok(Ok(snapshot)) => Answer::Status(Box::new(status(facts, snapshot))),
+        Ok(Ok((snapshot, latencies))) => Answer::Status(Box::new(status(facts, snapshot, latencies))),
         _ => Answer::Refused("its data thread does not answer".to_owned()),
     }
 }
@@ -448,7 +453,7 @@ struct Facts {
     since: Duration,
 }
 
-fn status(facts: Facts, snapshot: Snapshot) -> Status {
+fn status(facts: Facts, snapshot: Snapshot, latencies: Latencies) -> Status {
     let Snapshot { state, disk, paths, stats, .. } = snapshot;
     let paths = paths.into_iter().map(|(interface, path)| PathStatus {
         mac: path.mac.to_string(),
@@ -487,6 +492,10 @@ fn status(facts: Facts, snapshot: Snapshot) -> Status {
         trims: stats.trims,
         strays: stats.strays,
         bad_answers: stats.bad_answers,
+        read_latency: latencies.read,
+        write_latency: latencies.write,
+        flush_latency: latencies.flush,
+        trim_latency: latencies.trim,
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use aoe_common::frame::SECTOR;
 use aoe_common::link::{Interface, monotonic_now};
 use aoe_common::mailbox::Mailbox;
+use aoe_common::target_status::Latency;
 use aoe_common::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -61,7 +62,7 @@ pub(super) struct Mail {
     /// To be told once the device is up.
     pub when_up: Option<oneshot::Sender<Snapshot>>,
     /// To be told how things are.
-    pub questions: Vec<oneshot::Sender<Snapshot>>,
+    pub questions: Vec<oneshot::Sender<(Snapshot, Latencies)>>,
     /// Serve these clients from now on.
     pub service: Option<Service>,
     /// Finish what is under way and end.
@@ -92,6 +93,38 @@ struct Owner {
     client: usize,
     generation: u32,
     request: RequestId,
+    kind: Kind,
+    since: Instant,
+}
+
+/// What a request asks for, in classes whose times compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
+    Flush,
+    Trim,
+}
+
+/// The times of the requests that did not fail: from the turn that took one from its client to the turn that answers it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Latencies {
+    pub read: Latency,
+    pub write: Latency,
+    pub flush: Latency,
+    pub trim: Latency,
+}
+
+impl Latencies {
+    fn record(&mut self, kind: Kind, time: Duration) {
+        let latency = match kind {
+            Kind::Read => &mut self.read,
+            Kind::Write => &mut self.write,
+            Kind::Flush => &mut self.flush,
+            Kind::Trim => &mut self.trim,
+        };
+        latency.record(time.as_micros() as u64);
+    }
 }
 
 /// On the way out.
@@ -119,6 +152,7 @@ pub(super) struct Server {
     next_generation: u32,
     owners: Vec<Option<Owner>>,
     free_owners: Vec<u32>,
+    latencies: Latencies,
     when_up: Option<oneshot::Sender<Snapshot>>,
     can_accept: bool,
     ports_failed: bool,
@@ -156,6 +190,7 @@ impl Server {
             next_generation: 0,
             owners: vec![None; REQUESTS_MAX],
             free_owners: (0..REQUESTS_MAX as u32).rev().collect(),
+            latencies: Latencies::default(),
             when_up: None,
             can_accept: false,
             ports_failed: false,
@@ -205,11 +240,11 @@ impl Server {
 
     /// Reads requests and sends replies, as far as both go.
     fn serve_clients(&mut self, now: Instant) {
-        self.complete_requests();
+        self.complete_requests(now);
         for _ in 0..ROUNDS_PER_TURN {
             self.send_replies();
             self.take_requests(now);
-            let completed = self.complete_requests();
+            let completed = self.complete_requests(now);
             if !completed && !self.clients.iter().flatten().any(Client::can_write) {
                 return;
             }
@@ -243,7 +278,14 @@ impl Server {
 
     fn submit(&mut self, now: Instant, slot: usize, client: &mut Client, request: RequestId, command: Command) {
         let id = self.free_owners.pop().expect("there are as many places as the device has room");
-        self.owners[id as usize] = Some(Owner { client: slot, generation: client.generation, request });
+        let kind = match command {
+            Command::Read { .. } => Kind::Read,
+            Command::Write { .. } => Kind::Write,
+            Command::Flush => Kind::Flush,
+            Command::Trim { .. } | Command::WriteZeroes { .. } => Kind::Trim,
+        };
+        let owner = Owner { client: slot, generation: client.generation, request, kind, since: now };
+        self.owners[id as usize] = Some(owner);
         let sector = |bytes: u64| bytes / SECTOR as u64;
         let operation = match command {
             Command::Read { offset, length } => {
@@ -262,7 +304,7 @@ impl Server {
     }
 
     /// Hands finished requests to their clients; tells whether there were any.
-    fn complete_requests(&mut self) -> bool {
+    fn complete_requests(&mut self, now: Instant) -> bool {
         let mut any = false;
         while let Some(completion) = self.device.poll_completion() {
             any = true;
@@ -274,6 +316,9 @@ impl Server {
             }
             let owner = self.owners[completion.id as usize].take().expect("a request completes once");
             self.free_owners.push(completion.id as u32);
+            if completion.result.is_ok() {
+                self.latencies.record(owner.kind, now.since(owner.since));
+            }
             let client = self.clients[owner.client].as_mut().filter(|client| client.generation == owner.generation);
             // A client that has left does not hear of it.
             let Some(Client { session, .. }) = client else { continue };
@@ -353,7 +398,7 @@ impl Server {
         }
         for question in mail.questions {
             // Nobody waits for the answer any more, then.
-            let _ = question.send(Snapshot::of(&self.device, &self.ports));
+            let _ = question.send((Snapshot::of(&self.device, &self.ports), self.latencies));
         }
         self.when_up = mail.when_up.or(self.when_up.take());
         if mail.leave && self.leaving.is_none() {
@@ -585,8 +630,8 @@ mod tests {
 
         let (question, answer) = oneshot::channel();
         mailbox.leave(|mail| mail.questions.push(question));
-        let snapshot = answer.blocking_recv().unwrap();
-        assert_eq!(snapshot.state, DeviceState::Searching);
+        let (snapshot, latencies) = answer.blocking_recv().unwrap();
+        assert_eq!((snapshot.state, latencies.read.count()), (DeviceState::Searching, 0));
         assert!(snapshot.interfaces.contains("no-such-if"));
 
         // NBD_OPT_GO for the one export is answered though the disk is not there yet; ends with an ACK.

@@ -112,7 +112,8 @@ impl FromStr for Subject {
 }
 
 impl Subject {
-    fn is(&self, attached: &Attached) -> bool {
+    /// Whether this attach is meant.
+    pub fn is(&self, attached: &Attached) -> bool {
         match self {
             Self::Device(device) => attached.status.device == *device,
             Self::Place(place) => attached.status.place == place.to_string(),
