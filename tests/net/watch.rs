@@ -2,10 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
 
+use aoe_common::target_status::{ExportStatus, LATENCY_BUCKETS, TargetStatus};
 use aoe_tests::net::image::random_file;
 use aoe_tests::net::{Daemon, Host, Lab, PATIENCE, requires, tool, wait_for};
 use nix::sys::stat::Mode;
@@ -49,7 +54,7 @@ impl<'lab> Terminal<'lab> {
     /// Waits until the screen is as wanted; returns its lines.
     fn wait_for(&self, what: &str, wanted: impl Fn(&[String]) -> bool) -> Vec<String> {
         let mut seen = Vec::new();
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         loop {
             let lines: Vec<String> = self.screen().screen().contents().lines().map(str::to_owned).collect();
             if wanted(&lines) {
@@ -59,7 +64,7 @@ impl<'lab> Terminal<'lab> {
                 seen = lines;
             }
             assert!(began.elapsed() < PATIENCE, "no {what} on the screen:\n{}", seen.join("\n"));
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            sleep(Duration::from_millis(50));
         }
     }
 
@@ -176,6 +181,103 @@ fn net_watch_leaves_the_terminal_as_it_was_when_it_is_told_to_end() {
     assert!(refused.stderr.contains("needs a terminal"), "{}", refused.stderr);
 }
 
+/// Somebody who answers as a target does, at a control socket, until this is dropped.
+struct Answering {
+    path: PathBuf,
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Answering {
+    /// `exports` exports; all write 100 times a second, as long as this process answers.
+    fn start(path: &Path, pid: u32, exports: u8) -> Self {
+        let listener = UnixListener::bind(path).expect("a socket");
+        let ends = Arc::new(AtomicBool::new(false));
+        let began = Instant::now();
+        let thread = std::thread::spawn({
+            let ends = Arc::clone(&ends);
+            move || {
+                while let Ok((mut stream, _)) = listener.accept() {
+                    if ends.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let mut line = String::new();
+                    let _ = BufReader::new(&stream).read_line(&mut line);
+                    assert_eq!(line, "{\"command\":\"status\"}\n");
+                    let writes = began.elapsed().as_millis() as u64 / 10;
+                    let exports: Vec<_> = (0..exports).map(|slot| export(slot, writes)).collect();
+                    let status = TargetStatus { version: "9.9".into(), pid, exports, ..TargetStatus::default() };
+                    let answer = serde_json::json!({ "ok": status }).to_string() + "\n";
+                    let _ = stream.write_all(answer.as_bytes());
+                }
+            }
+        });
+        Self { path: path.to_owned(), ends, thread: Some(thread) }
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        let _ = UnixStream::connect(&self.path);
+        fs::remove_file(&self.path).expect("a socket");
+        self.thread.take().expect("a thread").join().expect("it asks nothing else");
+    }
+}
+
+fn export(slot: u8, writes: u64) -> ExportStatus {
+    let none = serde_json::json!({ "buckets": [0; LATENCY_BUCKETS], "sum_us": 0 });
+    let station = serde_json::json!({ "mac": "02:00:00:00:00:0a", "reads": 0, "read_bytes": 0, "writes": writes, "write_bytes": 0,
+            "ignored": 0 });
+    let export = serde_json::json!({
+        "device": format!("e7.{slot}"), "path": format!("/srv/{slot}.img"), "size_bytes": 1 << 30, "read_only": false,
+        "cache": "auto", "direct": false, "buffers": 64, "serial": "S", "allow": [], "mask": [], "reservation": [],
+        "config_string": "", "lost": null, "held_s": null, "draining": false, "in_flight": 0, "reads": 0,
+        "read_bytes": 0, "writes": writes, "write_bytes": writes << 20, "flushes": 0, "trims": 0, "errors": 0,
+        "repeats": 0, "stale": 0, "held": 0, "waits": 0, "refused": 0, "overflows": 0, "read_latency": none,
+        "write_latency": none, "flush_latency": none, "stations": [station],
+    });
+    serde_json::from_value(export).expect("the status of an export")
+}
+
+/// A target with 200 exports that goes away, and comes back with counters that begin anew.
+#[test]
+fn net_watch_follows_a_target_that_comes_and_goes() {
+    let lab = Lab::pair(1500);
+    let socket = lab.path("control.sock");
+    let line = format!("aoe-stat --watch --interval 0.3 --control {}", socket.display());
+    let mut terminal = Terminal::open(&lab, lab.host("b"), &line, (24, 80));
+    let has = |text: &'static str| move |lines: &[String]| lines.iter().any(|line| line.contains(text));
+    terminal.wait_for("a target that is not there", has("no aoe-target answers"));
+
+    let first = Answering::start(&socket, 4711, 200);
+    let writes = |row: &'static str| {
+        move |lines: &[String]| figure(lines, row, "write/s").is_some_and(|rate| (10.0..1000.0).contains(&rate))
+    };
+    let lines = terminal.wait_for("rates", writes("e7.0"));
+    assert!(lines[0].starts_with("aoe-target 9.9  process 4711"), "{lines:?}");
+    assert!(has(" of 200")(&lines), "{lines:?}");
+    terminal.press("\u{1b}[F");
+    terminal.wait_for("the last export", writes("e7.199"));
+    terminal.wait_for("its stations", has("stations of e7.199"));
+
+    drop(first);
+    let lines = terminal.wait_for("that it is gone", has("no aoe-target answers"));
+    assert!(has("e7.199")(&lines), "the last figures stay: {lines:?}");
+    let again = Answering::start(&socket, 4712, 3);
+    terminal.wait_for("the new one", has("process 4712"));
+    terminal.wait_for("rates of the new one", writes("e7.2"));
+    let once = lab.host("b").command("aoe-stat").args(["--json", "--control"]).arg(&socket).run().succeeded().json();
+    assert_eq!((&once["pid"], &once["exports"][2]["device"]), (&4712.into(), &"e7.2".into()));
+    let table = lab.host("b").command("aoe-stat").arg("--control").arg(&socket).run().succeeded().stdout;
+    assert!(table.contains("/srv/2.img") && table.contains("02:00:00:00:00:0a"), "{table}");
+    terminal.press("q");
+    assert_eq!(terminal.end(), 0);
+    drop(again);
+    let gone = lab.host("b").command("aoe-stat").arg("--control").arg(&socket).run().exited(1);
+    assert!(gone.stderr.contains("is it running?"), "{}", gone.stderr);
+}
+
 /// The page at a socket.
 fn scrape(socket: &Path) -> String {
     let mut stream = UnixStream::connect(socket).expect("a socket for metrics");
@@ -226,7 +328,7 @@ fn net_watch_scraped_figures_agree_with_those_that_are_shown() {
     });
     assert!(fio.ends_within(PATIENCE));
     // Nothing goes on any more; the last page may be as old as the one that is kept for a moment.
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    sleep(Duration::from_millis(200));
     let stat = lab.stat("b");
     let shown = |name: &str| stat[0][name].as_f64().unwrap_or_else(|| panic!("{name} in {stat}"));
     let page = scrape(&socket);

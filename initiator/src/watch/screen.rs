@@ -41,7 +41,7 @@ States
   searching          not found yet
   dead               no target answers; requests fail until one does
   held               after a restart, writes wait until old frames have died
-  lost               a write was acknowledged and then lost; see the target's log";
+  lost               acknowledged data was lost; see the target's log";
 
 /// Draws the screen.
 pub fn draw(frame: &mut Frame, view: &View) {
@@ -273,6 +273,7 @@ mod tests {
         let lines = screen(&view, 80, 24);
         assert_eq!(lines[0], "Keys");
         assert!(lines.iter().all(|line| line.len() < 80));
+        assert!(lines.iter().any(|line| line.starts_with("  lost ")), "it fits");
         view.press(Key::Help);
         assert!(!view.explains());
     }
