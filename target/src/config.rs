@@ -16,7 +16,7 @@ use aoe_common::addr::Address;
 use aoe_common::frame::SECTOR;
 use aoe_common::scrape::{Endpoint, EndpointError};
 use aoe_common::wire::MacAddr;
-use glob::Pattern;
+pub use glob::Pattern;
 use serde::de::{Error as _, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
@@ -25,7 +25,6 @@ use toml::de::{DeTable, DeValue};
 use crate::disk::EngineChoice;
 use crate::engine::durability::CacheMode;
 use crate::engine::editors::{EditPolicy, Editors};
-use crate::engine::repeats;
 use crate::settings::{Defaults, ExportSettings, POLL, Settings, ata_text, station};
 
 /// Where the file is unless told otherwise.
@@ -34,8 +33,8 @@ pub const DEFAULT_FILE: &str = "/etc/aoe/target.toml";
 /// Bytes of a file at the most.
 pub const FILE_MAX: u64 = 1 << 20;
 
-/// Exports of a file at the most: what one worker's engine bears.
-pub const EXPORTS_MAX: usize = repeats::EXPORTS_MAX;
+/// Exports of a file at the most. Each has two open files.
+pub const EXPORTS_MAX: usize = 4096;
 
 /// Names in a folder that are looked at for a pattern.
 const NAMES_MAX: usize = 65_536;
@@ -519,8 +518,8 @@ pub fn parse(text: &str, file: &Path, files: &impl Files) -> Result<Settings, Co
     };
     let document = DeTable::parse(text).map_err(syntax)?;
     let document = document.get_ref();
-    if let Some((at, mistake)) = strange_key(document, Place::Top) {
-        return Err(fail(at, mistake));
+    if let Some((at, key, place)) = strange_key(document, Place::Top) {
+        return Err(fail(at, unknown(key, place)));
     }
     let written: Written = toml::from_str(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
@@ -894,21 +893,21 @@ impl<F: Files> Reader<'_, F> {
     }
 }
 
-/// The first key that is not known where it stands.
-fn strange_key(table: &DeTable<'_>, place: Place) -> Option<Misread> {
+/// The first key that is not known where it stands: where that is, the key, and the place it stands in.
+fn strange_key<'a>(table: &'a DeTable<'_>, place: Place) -> Option<(usize, &'a str, Place)> {
     let judged = table.iter().filter_map(|(name, value)| {
         let (at, name) = (name.span().start, name.get_ref().as_ref());
         let here = KEYS.iter().find(|key| key.name == name && key.place.is_in(place));
-        let Some(key) = here else { return Some((at, unknown(name, place))) };
+        let Some(key) = here else { return Some((at, name, place)) };
         let inner = match (key.place, key.name) {
             (Place::Top, "defaults") => Place::Each,
             (Place::Top, "export") => Place::Export,
             (_, "edits") => Place::Edits,
             _ => return None,
         };
-        tables(value).filter_map(|table| strange_key(table, inner)).min_by_key(|(at, _)| *at)
+        tables(value).filter_map(|table| strange_key(table, inner)).min_by_key(|(at, ..)| *at)
     });
-    judged.min_by_key(|(at, _)| *at)
+    judged.min_by_key(|(at, ..)| *at)
 }
 
 /// The table that a value is, or those in the list that it is.
@@ -1236,10 +1235,10 @@ mod tests {
         let host = Host { files: names, links: vec![] };
         let family =
             |shelf: usize| format!("[[export]]\nshelf = {shelf}\nslot-from = 0\npath = \"/b/*\"\nread-only = true\n");
-        let text: String = (0..128).map(family).collect();
-        assert_eq!(parse(&text, Path::new("f"), &host).unwrap().exports.len(), 128 * 255);
-        let error = parse(&(text + &family(128)), Path::new("f"), &host).unwrap_err().to_string();
-        assert!(error.starts_with("f:642:9: these are more than 32768 exports"), "{error}");
+        let text: String = (0..16).map(family).collect();
+        assert_eq!(parse(&text, Path::new("f"), &host).unwrap().exports.len(), 16 * 255);
+        let error = parse(&(text + &family(16)), Path::new("f"), &host).unwrap_err().to_string();
+        assert!(error.starts_with("f:82:9: these are more than 4096 exports"), "{error}");
     }
 
     #[test]
@@ -1304,6 +1303,44 @@ mod tests {
         for key in KEYS {
             assert!(key.about.ends_with('.') && !key.kind.is_empty() && !key.default.is_empty(), "{key:?}");
         }
+    }
+
+    /// The file that is installed.
+    const INSTALLED: &str = include_str!("../../systemd/target.toml");
+
+    /// A line of it that shows a key or begins a table, without the mark that makes it a comment.
+    fn example(line: &str) -> Option<&str> {
+        line.strip_prefix('#')
+            .filter(|rest| rest.starts_with(|letter: char| letter.is_ascii_lowercase() || letter == '['))
+    }
+
+    #[test]
+    fn the_installed_file_changes_nothing() {
+        let settings = parse(INSTALLED, Path::new("/etc/aoe/target.toml"), &Host::default()).unwrap();
+        assert_eq!(settings, read(""));
+    }
+
+    #[test]
+    fn the_installed_file_has_an_example_of_every_key() {
+        let host = Host { files: vec!["/srv/aoe/guests/a.img", "/srv/aoe/guests/b.img"], links: vec![] };
+        let lines = INSTALLED.lines().map(|line| example(line).unwrap_or(line));
+        let text = lines.collect::<Vec<_>>().join("\n");
+        let settings = parse(&text, Path::new("/etc/aoe/target.toml"), &host).unwrap();
+        let devices: Vec<_> = settings.exports.iter().map(|export| export.address.to_string()).collect();
+        assert_eq!(devices, ["e0.1", "e0.10", "e0.11"]);
+        for key in KEYS {
+            let is_shown = text.lines().any(|line| match line.trim_start_matches('[').strip_prefix(key.name) {
+                Some(rest) => rest.starts_with(" = ") || rest.starts_with(']'),
+                None => key.place == Place::Edits && line.contains(&format!(" {} = ", key.name)),
+            });
+            assert!(is_shown, "{} is shown", key.name);
+        }
+        // What is shown as a default is one.
+        let Settings { threads, poll, io, hold, wildcard_edits, sandbox, .. } = read("");
+        let shown =
+            (settings.threads, settings.poll, settings.io, settings.hold, settings.wildcard_edits, settings.sandbox);
+        assert_eq!(shown, (threads, poll, io, hold, wildcard_edits, sandbox));
+        assert_eq!(settings.defaults, Defaults { allow: settings.defaults.allow.clone(), ..Defaults::default() });
     }
 
     #[test]

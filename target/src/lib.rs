@@ -3,6 +3,7 @@
 //! `serve` starts the workers and watches over them; a `worker` owns some exports and everything they need, so that
 //! nothing is shared between workers and nothing is locked on the way of a request.
 
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod disk;
@@ -18,4 +19,5 @@ pub mod serve;
 pub mod settings;
 pub mod state;
 mod status;
+pub mod vblade;
 mod worker;

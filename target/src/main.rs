@@ -9,7 +9,7 @@ use aoe_target::log::{self, Level};
 use aoe_target::serve::serve;
 use aoe_target::settings::Settings;
 
-const CANNOT_SERVE: u8 = 1;
+const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -20,7 +20,17 @@ fn main() -> ExitCode {
     };
     match command {
         Command::Export(args) => run(args.settings(), log_level),
+        Command::Serve(args) if args.check => match args.check() {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(FAILED),
+            Err(error) => fail(WRONG_USAGE, &error.to_string()),
+        },
         Command::Serve(args) => run(args.settings(), log_level),
+        Command::ImportVblade(args) => match args.run() {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(FAILED),
+            Err(error) => fail(FAILED, &format!("{error:#}")),
+        },
     }
 }
 
@@ -33,7 +43,7 @@ fn run(settings: Result<Settings, impl Display>, log_level: Option<Level>) -> Ex
     log::start(log_level);
     match serve(&settings) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(CANNOT_SERVE, &format!("{error:#}")),
+        Err(error) => fail(FAILED, &format!("{error:#}")),
     }
 }
 

@@ -146,6 +146,7 @@ fn open_exports(wanted: &[ExportSettings]) -> Result<Vec<Served>> {
             read_only: settings.read_only,
             buffers: settings.buffers,
             allow: settings.allow.clone(),
+            edits: settings.edits.clone(),
             cache: settings.cache,
             serial: settings.serial.clone().unwrap_or_else(|| default_serial(address, &image)),
             model: settings.model.clone(),
@@ -185,19 +186,19 @@ fn may_use_raw_sockets() -> Result<(), LinkError> {
 }
 
 /// Which interfaces to serve on.
-struct Choice {
+pub(crate) struct Choice {
     /// Those that fit one of these; all when empty.
     named: Vec<Pattern>,
 }
 
 impl Choice {
-    fn of_patterns(names: &[String]) -> Result<Self> {
+    pub(crate) fn of_patterns(names: &[String]) -> Result<Self> {
         let pattern = |name: &String| Pattern::new(name).map_err(|error| anyhow!("{name}: {}", error.msg));
         Ok(Self { named: names.iter().map(pattern).collect::<Result<_>>()? })
     }
 
     /// Refuses names of nothing.
-    fn check(&self, all: &[Interface]) -> Result<()> {
+    pub(crate) fn check(&self, all: &[Interface]) -> Result<()> {
         for name in &self.named {
             if !all.iter().any(|interface| name.matches(&interface.name)) {
                 let names: Vec<_> = all.iter().map(|interface| interface.name.as_str()).collect();
@@ -487,7 +488,7 @@ impl Workers {
 }
 
 /// Bytes in the unit that people read best.
-fn human_size(bytes: u64) -> String {
+pub(crate) fn human_size(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
     while value >= 1024.0 && unit + 1 < units.len() {

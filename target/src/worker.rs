@@ -742,6 +742,7 @@ enum Kind {
     Collision,
     Disk,
     Edit,
+    EditRefused,
     Store,
 }
 
@@ -780,6 +781,11 @@ impl LogLimit {
                     let (state, out) = (summary(state), consequences(shut_out));
                     let who = station.map_or("the operator".to_owned(), |station| station.to_string());
                     about!(info, *address, "{who} changed its settings to: {state}{out}{more}");
+                }
+            }
+            Event::EditRefused { address, station, what } => {
+                if let Some(more) = self.admit(now, *address, Kind::EditRefused) {
+                    about!(warn, *address, "{station} may not change its {what} (see edits), and was refused{more}");
                 }
             }
             Event::NotStored { address } => {

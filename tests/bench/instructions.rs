@@ -20,6 +20,7 @@ use aoe_initiator::engine::{Device, DeviceConfig, DeviceState, FRAME_MAX, Operat
 use aoe_initiator::nbd::protocol::{CommandKind, RequestHeader};
 use aoe_initiator::nbd::{self, ExportInfo, MAX_OUTPUT_SLICES, Session, TransmissionFlags};
 use aoe_target::engine::durability::CacheMode;
+use aoe_target::engine::editors::EditPolicy;
 use aoe_target::engine::export::{Counters, ExportConfig, StoredState};
 use aoe_target::engine::operation::{DiskCompletion, DiskOperation};
 use aoe_target::engine::{EngineConfig, PortId, PortInfo, Target, Transmit};
@@ -170,6 +171,7 @@ fn served(asked: Asked, exports: usize, stations: usize) -> Served {
             read_only: false,
             buffers: 512,
             allow: Vec::new(),
+            edits: EditPolicy::default(),
             cache: CacheMode::Writeback,
             serial: number.to_string(),
             model: "model".to_owned(),

@@ -16,6 +16,7 @@ use aoe_common::wire::{
     EthernetRepr, Frame, HeaderRepr, MacAddr, MaskCommand, MaskRepr, ReserveCommand, ReserveRepr, VERSION,
 };
 use aoe_target::engine::durability::CacheMode;
+use aoe_target::engine::editors::EditPolicy;
 use aoe_target::engine::export::{EXPORT_REQUESTS_MAX, ExportConfig, StoredState};
 use aoe_target::engine::operation::{DiskCompletion, DiskError, DiskId, DiskOperation, DiskOperationKind};
 use aoe_target::engine::{EngineConfig, Target, Transmit};
@@ -108,6 +109,7 @@ fn any_export(bytes: &mut Bytes<'_>, index: usize) -> ExportConfig {
         read_only: bytes.rarely(16),
         buffers: bytes.pick(&[16, 2, 1024]),
         allow: if bytes.rarely(8) { any_stations(bytes) } else { Vec::new() },
+        edits: EditPolicy::default(),
         cache: bytes.pick(&[CacheMode::Auto, CacheMode::Writeback, CacheMode::Writethrough]),
         serial: "serial".to_owned(),
         model: "model".to_owned(),

@@ -3,6 +3,7 @@
 mod bad_cable;
 mod bad_input;
 mod bench;
+mod config;
 mod confinement;
 mod disk_faults;
 mod fencing;

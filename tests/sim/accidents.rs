@@ -5,6 +5,7 @@ use aoe_common::ata::CacheMemory;
 use aoe_common::time::Duration;
 use aoe_common::wire::MacAddr;
 use aoe_initiator::engine::{Device, DeviceConfig, QUARANTINE};
+use aoe_target::engine::editors::EditPolicy;
 use aoe_target::engine::export::{ExportConfig, Hold, StoredState};
 use aoe_target::engine::stale::LIFE as FRAME_LIFE;
 use aoe_target::engine::{EngineConfig, Target};
@@ -236,6 +237,7 @@ impl World {
             read_only: false,
             buffers: self.knobs.buffers,
             allow: Vec::new(),
+            edits: EditPolicy::default(),
             cache: self.knobs.cache,
             serial: format!("SIM{disk}"),
             model: "Simulated disk".to_owned(),

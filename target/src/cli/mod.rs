@@ -1,6 +1,7 @@
 //! The command line of `aoe-target`: what can be typed, and what it means.
 
 mod export;
+mod import_vblade;
 mod serve;
 
 use std::ffi::OsString;
@@ -9,6 +10,7 @@ use aoe_common::addr::{Address, AddressError};
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub use self::export::ExportArgs;
+pub use self::import_vblade::ImportVbladeArgs;
 pub use self::serve::ServeArgs;
 use crate::disk::EngineChoice;
 use crate::engine::durability::CacheMode;
@@ -55,6 +57,10 @@ pub enum Command {
     /// Serve what a configuration file says until stopped
     #[command(after_help = serve::help())]
     Serve(ServeArgs),
+
+    /// Make a configuration file of the exports that vblade has on a Debian host
+    #[command(after_help = import_vblade::EXAMPLES)]
+    ImportVblade(ImportVbladeArgs),
 }
 
 /// `--cache`.
@@ -121,7 +127,7 @@ pub enum UsageError {
     #[error("--serial is for one export, and these are {0}; start one aoe-target for each, or leave it out")]
     OneSerial(usize),
     /// What the parser of options says.
-    #[error("{0}; see `aoe-target export --help`")]
+    #[error("{0}; see `aoe-target --help`")]
     Options(String),
 }
 

@@ -1,10 +1,12 @@
 //! `aoe-target serve`: what a configuration file says.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use aoe_common::scrape::Endpoint;
 use clap::Args as ClapArgs;
 
+use crate::check::Report;
 use crate::config::{self, ConfigError, DEFAULT_FILE, KEYS, Place};
 use crate::settings::Settings;
 
@@ -65,6 +67,21 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
+    /// Says what would be served, and tells whether all of it can be.
+    pub fn check(&self) -> Result<bool, ConfigError> {
+        let report = Report::of(&self.settings()?);
+        let text = match self.json {
+            true => serde_json::to_string_pretty(&report).expect("texts and numbers") + "\n",
+            false => report.to_string(),
+        };
+        // Nobody is left to hear of a closed pipe.
+        let _ = io::stdout().write_all(text.as_bytes());
+        for warning in &report.warnings {
+            let _ = writeln!(io::stderr(), "aoe-target: {warning}");
+        }
+        Ok(report.warnings.is_empty())
+    }
+
     /// What the file says, and what is typed.
     pub fn settings(&self) -> Result<Settings, ConfigError> {
         let mut settings = config::load(&self.config)?;

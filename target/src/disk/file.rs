@@ -14,6 +14,7 @@ use nix::sys::stat::{major, minor};
 use nix::sys::statfs::{
     BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
 };
+use nix::unistd::{AccessFlags, access};
 
 use super::job::MEMORY_ALIGNMENT;
 use super::probe::{self, DirectAlignment};
@@ -313,6 +314,34 @@ impl DiskFile {
     pub(super) fn needs_bounce(&self) -> bool {
         self.bounce
     }
+}
+
+/// Looks at what [`DiskFile::open`] would open, and tells how many bytes it would export. Takes no lock, so that it does not
+/// disturb who serves it, and opens it for reading only.
+pub fn examine(options: &DiskOptions) -> Result<u64, OpenError> {
+    examine_any(options).map_err(|problem| OpenError { path: options.path.clone(), problem })
+}
+
+fn examine_any(options: &DiskOptions) -> Result<u64, OpenProblem> {
+    let kind = std::fs::metadata(&options.path).map_err(problem_of)?.file_type();
+    refuse_unfit(kind)?;
+    let mut file = open_raw(&DiskOptions { read_only: true, ..options.clone() }, kind)?;
+    let total = file.seek(SeekFrom::End(0))?;
+    let sectors = total / SECTOR as u64;
+    if sectors == 0 {
+        return Err(OpenProblem::Empty(total));
+    }
+    let (offset, length) = (options.offset_sectors, options.length_sectors.unwrap_or(1));
+    if length == 0 || offset.checked_add(length).is_none_or(|end| end > sectors) {
+        return Err(OpenProblem::OutsideRange { offset, length, sectors });
+    }
+    if options.direct {
+        direct_needs_bounce(&file, kind)?;
+    }
+    if !options.read_only && access(&options.path, AccessFlags::W_OK).is_err() {
+        return Err(OpenProblem::NotWritable);
+    }
+    Ok(options.length_sectors.unwrap_or(sectors - offset) * SECTOR as u64)
 }
 
 /// What an error of the path itself means.

@@ -22,4 +22,4 @@ mod sync;
 mod uring;
 
 pub use disks::{Disks, EngineChoice, MAX_DISKS, MAX_WAITING};
-pub use file::{DiskFile, DiskOptions, FileIdentity, OpenError, OpenProblem};
+pub use file::{DiskFile, DiskOptions, FileIdentity, OpenError, OpenProblem, examine};

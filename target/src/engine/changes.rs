@@ -8,6 +8,7 @@ use aoe_common::wire::MacAddr;
 
 use super::access::{MASK_MAX, RESERVATION_MAX};
 use super::durability::CacheMode;
+use super::editors::EditPolicy;
 use super::export::{Life, StoredState};
 use super::operation::{DiskId, OperationId};
 use super::stale::LIFE;
@@ -24,6 +25,8 @@ pub struct Adjustment {
     pub buffers: u16,
     /// Stations that may use it; empty means all.
     pub allow: Vec<MacAddr>,
+    /// Who may edit over the wire what stations can set.
+    pub edits: EditPolicy,
 }
 
 /// An edit of what stations can edit, too.
@@ -124,8 +127,9 @@ impl Target {
         }
         assert!(to.buffers >= 2, "an export has buffers");
         let export = &mut self.exports[index as usize];
-        let Adjustment { cache, read_only, buffers, allow } = to;
+        let Adjustment { cache, read_only, buffers, allow, edits } = to;
         let config = &mut export.config;
+        config.edits = edits;
         let is_news =
             (config.cache, config.read_only, config.buffers, &config.allow) != (cache, read_only, buffers, &allow);
         (config.cache, config.read_only, config.buffers) = (cache, read_only, buffers);

@@ -13,6 +13,7 @@ use super::access::Access;
 use super::config_string;
 use super::config_string::Verdict;
 use super::edited::Outcome;
+use super::editors::{EditPolicy, Editors};
 use super::export::{Export, StoredState};
 use super::operation::OperationId;
 use super::{DiskId, Edit, EditKind, Editor, Event, ReplyTo, ShutOut, Storage, Target, Work};
@@ -28,11 +29,11 @@ impl Target {
             Verdict::Silent => {}
             Verdict::Answer => self.answer_config(to, index, request.command, None),
             Verdict::Refuse(error) => self.answer_config(to, index, request.command, Some(error)),
-            Verdict::Store(_) if self.refuses_edit(frame) => {
+            Verdict::Store(_) if self.refuses_edit_of(index, frame, "config string", |edits| &edits.config) => {
                 self.answer_config(to, index, request.command, Some(ErrorCode::BadArgument));
             }
             Verdict::Store(config_string) => {
-                let state = StoredState { config_string, ..export.stored() };
+                let state = StoredState { config_string, ..self.exports[index as usize].stored() };
                 self.edit(now, index, to, EditKind::ConfigString(request.command), state, frame.body);
             }
         }
@@ -50,7 +51,7 @@ impl Target {
         match request.command {
             MaskCommand::Read => self.answer_mask(to, index, MaskCommand::Read),
             MaskCommand::Unknown(_) => self.answer_echo(to, ErrorCode::BadArgument, frame.body),
-            MaskCommand::Edit if self.refuses_edit(frame) => {
+            MaskCommand::Edit if self.refuses_edit_of(index, frame, "mask list", |edits| &edits.mask) => {
                 self.answer_echo(to, ErrorCode::BadArgument, frame.body);
             }
             MaskCommand::Edit => {
@@ -75,11 +76,11 @@ impl Target {
         match export.access.reserve(to.station, request.command, macs) {
             Ok(None) => self.answer_reservation(to, index, request.command, None),
             Err(error) => self.answer_reservation(to, index, request.command, Some(error)),
-            Ok(Some(_)) if self.refuses_edit(frame) => {
+            Ok(Some(_)) if self.refuses_edit_of(index, frame, "reservation", |edits| &edits.reservation) => {
                 self.answer_reservation(to, index, request.command, Some(ErrorCode::BadArgument));
             }
             Ok(Some(reservation)) => {
-                let state = StoredState { reservation, ..export.stored() };
+                let state = StoredState { reservation, ..self.exports[index as usize].stored() };
                 self.edit(now, index, to, EditKind::Reservation(request.command), state, frame.body);
             }
         }
@@ -88,6 +89,25 @@ impl Target {
     /// One frame to a wildcard address would change every export in reach.
     pub(super) fn refuses_edit(&self, frame: &Frame<'_>) -> bool {
         frame.header.address.is_wildcard() && !self.config.wildcard_edits
+    }
+
+    /// Whether an edit is for others to make, by the operator's policy.
+    fn refuses_edit_of(
+        &mut self,
+        index: u32,
+        frame: &Frame<'_>,
+        what: &'static str,
+        editors: impl Fn(&EditPolicy) -> &Editors,
+    ) -> bool {
+        let station = frame.ethernet.source;
+        let export = &mut self.exports[index as usize];
+        if editors(&export.config.edits).include(station) {
+            return self.refuses_edit(frame);
+        }
+        export.counters.edits_refused += 1;
+        let address = export.config.address;
+        self.report(Event::EditRefused { address, station, what });
+        true
     }
 
     /// Applies an edit at once; answers it when it is stored and nobody it shut out has a write running.

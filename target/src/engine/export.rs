@@ -10,6 +10,7 @@ use aoe_common::wire::MacAddr;
 use super::access::Access;
 use super::ata::TRIM_SECTORS_MAX;
 use super::durability::{CacheMode, Durability};
+use super::editors::EditPolicy;
 use super::ledger::Ledger;
 use super::operation::OperationId;
 
@@ -29,6 +30,8 @@ pub struct ExportConfig {
     pub buffers: u16,
     /// Stations that may use it; empty means all.
     pub allow: Vec<MacAddr>,
+    /// Who may edit over the wire what stations can set.
+    pub edits: EditPolicy,
     /// When writes are acknowledged.
     pub cache: CacheMode,
     /// Serial number, at most 20 characters.
@@ -85,6 +88,8 @@ pub struct Counters {
     pub waits: u64,
     /// Requests of stations that may not use the export.
     pub refused: u64,
+    /// Edits that the operator's policy leaves to others.
+    pub edits_refused: u64,
     /// Requests dropped because too many were waiting.
     pub overflows: u64,
 }
@@ -258,6 +263,7 @@ mod tests {
             read_only: false,
             buffers: 16,
             allow: vec![],
+            edits: EditPolicy::default(),
             cache: CacheMode::Auto,
             serial: "A".into(),
             model: "M".into(),

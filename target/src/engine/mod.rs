@@ -146,6 +146,15 @@ pub enum Event {
         /// Whom that shut out.
         shut_out: Vec<ShutOut>,
     },
+    /// A station wanted to change what the operator leaves to others.
+    EditRefused {
+        /// The export.
+        address: Address,
+        /// The station.
+        station: MacAddr,
+        /// What it wanted to change.
+        what: &'static str,
+    },
     /// Such a change could not be stored and was taken back.
     NotStored {
         /// The export.

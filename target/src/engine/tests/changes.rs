@@ -8,7 +8,13 @@ use super::*;
 const KEPT: u32 = 1 << 31;
 
 fn settings() -> Adjustment {
-    Adjustment { cache: CacheMode::Writeback, read_only: false, buffers: 16, allow: vec![] }
+    Adjustment {
+        cache: CacheMode::Writeback,
+        read_only: false,
+        buffers: 16,
+        allow: vec![],
+        edits: EditPolicy::default(),
+    }
 }
 
 impl Bench {

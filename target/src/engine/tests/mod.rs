@@ -12,6 +12,7 @@ mod bounds;
 mod changes;
 mod config;
 mod durability;
+mod editors;
 mod frames;
 mod late;
 mod order;
@@ -24,6 +25,7 @@ use aoe_common::wire::{
 };
 
 use super::durability::CacheMode;
+use super::editors::{EditPolicy, Editors};
 use super::export::EXPORT_REQUESTS_MAX;
 use super::operation::DiskOperationKind;
 use super::*;
@@ -50,6 +52,7 @@ fn export(slot: u8) -> ExportConfig {
         read_only: false,
         buffers: 16,
         allow: vec![],
+        edits: EditPolicy::default(),
         cache: CacheMode::Writeback,
         serial: "SERIAL".into(),
         model: "MODEL".into(),
