@@ -10,7 +10,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::disk::{DiskOptions, examine};
-use crate::serve::{Choice, human_size};
+use crate::opening::human_size;
+use crate::serve::Choice;
 use crate::settings::{ExportSettings, Settings};
 
 /// What was found.

@@ -639,6 +639,23 @@ impl Entry {
         }
     }
 
+    /// An export that is served, changed as this says.
+    pub fn amend(&self, export: &ExportSettings) -> Result<ExportSettings, String> {
+        let place = self.shelf.is_some() || self.slot.is_some() || self.slot_from.is_some();
+        if place || self.path.is_some() || self.offset.is_some() {
+            return Err("shelf, slot, path and offset cannot be changed; remove the export and add it again".into());
+        }
+        let ExportSettings { read_only, cache, direct, buffers, allow, model, edits, .. } = export.clone();
+        let now = Defaults { read_only, cache, direct, buffers, allow, model, edits };
+        let amended = self.export(export.address, export.path.clone(), &now);
+        Ok(ExportSettings {
+            offset: export.offset,
+            length: amended.length.or(export.length),
+            serial: amended.serial.clone().or_else(|| export.serial.clone()),
+            ..amended
+        })
+    }
+
     /// What it says about what every export has.
     fn over(&self, defaults: &Defaults) -> Defaults {
         let Defaults { read_only, cache, direct, buffers, allow, model, edits } = defaults;

@@ -12,11 +12,15 @@
 //! thread of its own, since a directory can be slow. A host that lost power may have lost a newer time of that file; so
 //! the export counts as served until the host started, at least.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use aoe_common::addr::Address;
 use aoe_common::link::monotonic_now;
 use aoe_common::time::{Duration, Instant};
 
@@ -38,7 +42,7 @@ pub(crate) struct Marker {
     /// When it is to be kept fresh: not while writes are held, so that one restart after the other does not hold them
     /// for ever.
     from: Instant,
-    failed: bool,
+    failed: AtomicBool,
 }
 
 impl Marker {
@@ -55,35 +59,63 @@ impl Marker {
         }
         let hold = served.filter(|_| may_hold).map(|served| hold(now, SystemTime::now(), served));
         let from = hold.map_or(now, |hold| now.max(hold.anybody - LAG));
-        Ok((Self { path: path.to_owned(), file, from, failed: false }, hold))
+        Ok((Self { path: path.to_owned(), file, from, failed: AtomicBool::new(false) }, hold))
     }
 
-    fn refresh(&mut self, now: Instant) {
+    fn refresh(&self, now: Instant) {
         if now < self.from {
             return;
         }
         let result = self.file.set_modified(SystemTime::now());
         if let Err(error) = &result
-            && !self.failed
+            && !self.failed.load(Relaxed)
         {
             let path = self.path.display();
             tracing::warn!("{path}: {error}; a restart will not hold writes as it should, check the state directory");
         }
-        self.failed = result.is_err();
+        self.failed.store(result.is_err(), Relaxed);
     }
 }
 
-/// Keeps the files fresh until the program ends.
-pub(crate) fn keep_fresh(mut markers: Vec<Marker>, sandbox: Sandbox) -> io::Result<()> {
-    let refresh = move || {
-        sandbox.confine(Role::Marker);
-        loop {
-            let now = monotonic_now();
-            markers.iter_mut().for_each(|marker| marker.refresh(now));
-            std::thread::sleep(REFRESH_EVERY);
-        }
-    };
-    std::thread::Builder::new().name("aoe-marker".to_owned()).spawn(refresh).map(drop)
+/// The markers of what is served, one for each export.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Markers {
+    by_address: Arc<Mutex<BTreeMap<Address, Arc<Marker>>>>,
+}
+
+impl Markers {
+    /// An export is served from now on. Its file is fresh when this returns, if writes may run: they may before the
+    /// thread comes to it.
+    pub(crate) fn add(&self, address: Address, marker: Marker) {
+        marker.refresh(monotonic_now());
+        self.list().insert(address, Arc::new(marker));
+    }
+
+    /// It is not any more.
+    pub(crate) fn remove(&self, address: Address) {
+        self.list().remove(&address);
+    }
+
+    /// Keeps the files fresh until the program ends.
+    pub(crate) fn keep_fresh(&self, sandbox: Sandbox) -> io::Result<()> {
+        let markers = self.clone();
+        let refresh = move || {
+            sandbox.confine(Role::Marker);
+            loop {
+                // A directory can be slow: nobody waits for the list meanwhile.
+                let list: Vec<_> = markers.list().values().map(Arc::clone).collect();
+                let now = monotonic_now();
+                list.iter().for_each(|marker| marker.refresh(now));
+                std::thread::sleep(REFRESH_EVERY);
+            }
+        };
+        std::thread::Builder::new().name("aoe-marker".to_owned()).spawn(refresh).map(drop)
+    }
+
+    fn list(&self) -> MutexGuard<'_, BTreeMap<Address, Arc<Marker>>> {
+        // Each change of the list is whole.
+        self.by_address.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Until when to hold writes of an export that was last seen served at this time. `now` counts from the host's start.
@@ -145,15 +177,29 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("e0.1.served");
         let long_ago = SystemTime::now() - Duration::from_secs(5);
-        let (mut marker, _) = Marker::open(&path, monotonic_now(), true).unwrap();
+        let (marker, _) = Marker::open(&path, monotonic_now(), true).unwrap();
         marker.file.set_modified(long_ago).unwrap();
-        let (mut held, until) = Marker::open(&path, monotonic_now(), true).unwrap();
+        let (held, until) = Marker::open(&path, monotonic_now(), true).unwrap();
         held.refresh(monotonic_now());
         assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), long_ago);
         held.refresh(until.unwrap().anybody);
         assert!(fs::metadata(&path).unwrap().modified().unwrap() > long_ago);
         marker.refresh(monotonic_now());
-        assert!(!marker.failed);
+        assert!(!marker.failed.load(Relaxed));
+    }
+
+    #[test]
+    fn what_is_served_no_longer_is_not_marked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("e0.1.served");
+        let markers = Markers::default();
+        let (marker, _) = Marker::open(&path, monotonic_now(), true).unwrap();
+        let long_ago = SystemTime::now() - Duration::from_secs(5);
+        marker.file.set_modified(long_ago).unwrap();
+        markers.add(Address::new(0, 1), marker);
+        assert!(fs::metadata(&path).unwrap().modified().unwrap() > long_ago, "before the first write");
+        markers.remove(Address::new(0, 1));
+        assert!(markers.list().is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod disk;
 pub mod engine;
 mod hold;
@@ -13,6 +14,7 @@ mod lanes;
 pub mod log;
 pub mod metrics;
 mod notify;
+mod opening;
 mod polling;
 mod sandbox;
 pub mod serve;

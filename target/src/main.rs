@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             Ok(false) => ExitCode::from(FAILED),
             Err(error) => fail(FAILED, &format!("{error:#}")),
         },
+        Command::Ctl(args) => args.run().unwrap_or_else(|error| fail(FAILED, &format!("{error:#}"))),
     }
 }
 

@@ -5,31 +5,34 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use aoe_common::addr::Address;
-use aoe_common::ata::CacheMemory;
-use aoe_common::frame::SECTOR;
-use aoe_common::link::{Interface, LinkError, LinkWatch, ethernet_interfaces, monotonic_now};
+use aoe_common::link::{Interface, LinkError, LinkWatch, ethernet_interfaces};
 use aoe_common::mailbox::Mailbox;
+use aoe_common::scrape::Endpoint;
 use glob::Pattern;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep_until, timeout};
 
-use crate::disk::{DiskFile, DiskOptions};
-use crate::engine::export::{ExportConfig, StoredState};
-use crate::hold::{Marker, keep_fresh};
+use crate::control::Control;
+use crate::control::roster::{Member, Roster};
+use crate::control::socket::ControlSocket;
+use crate::disk::DiskFile;
+use crate::hold::Markers;
+use crate::metrics::{Asked, Page};
 use crate::notify::{self, Pulse, Watchdog};
+use crate::opening::{EXPORTS_MAX, Line, Opener, line, open_disk, refuse_two_writers};
 use crate::sandbox::{Role, Sandbox};
 use crate::settings::{ExportSettings, Settings};
-use crate::state::{StateDirectory, Store, image_name, reason, summary};
+use crate::state::{StateDirectory, Store};
 use crate::worker::{Mail, Plan, STOP_TIME, Served, Worker};
 
 /// How often interfaces are looked at without word of a change.
@@ -45,7 +48,7 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 pub fn serve(settings: &Settings) -> Result<()> {
     // Before there are threads, so that all of them inherit it.
     let sandbox = Sandbox::begin(settings.sandbox);
-    let mut exports = open_exports(&settings.exports)?;
+    let disks = open_disks(&settings.exports)?;
     may_use_raw_sockets()?;
     let choice = Choice::of_patterns(&settings.interfaces)?;
     let missing = choice.check(&ethernet_interfaces().context("cannot list the interfaces")?);
@@ -55,129 +58,22 @@ pub fn serve(settings: &Settings) -> Result<()> {
         // At boot it may come later than this process.
         (Err(error), Some(_)) => tracing::warn!("{error}; waiting for it"),
     }
+    let socket = settings.control_socket().map(|path| ControlSocket::bind(&path)).transpose()?;
     let directory = StateDirectory::open(settings.state_directory.clone())
         .map_err(|error| anyhow!("{error}; name a directory that can be written with --state-dir"))?;
-    if let Some(directory) = &directory {
-        for (Served { config, stored, image, .. }, wanted) in exports.iter_mut().zip(&settings.exports) {
-            *stored = directory.load(config.address, image);
-            if wanted.clear_error {
-                clear_error(directory, config.address, image, stored)?;
-            }
-            config.cache_memory = cache_memory(stored.cleared);
-        }
-        hold_writes(settings.hold, directory, &mut exports, sandbox)?;
+    let opener = Opener { directory, markers: Markers::default(), may_hold: settings.hold };
+    let mut exports = Vec::with_capacity(disks.len());
+    for (settings, disk) in settings.exports.iter().zip(disks) {
+        exports.push((settings.clone(), opener.prepare(settings, disk, None)?));
     }
-    for Served { config, disk, stored, .. } in &exports {
-        let (address, path) = (config.address, disk.path().display());
-        if let Some(errno) = stored.lost {
-            tracing::error!(
-                "{address}: {path}: acknowledged data may have been lost before this start: {}; writes and flushes are \
-                 refused, reads are served: check the disk and what is on it, then start with --clear-error",
-                reason(errno)
-            );
-        }
-    }
-    for Served { config, disk, .. } in exports.iter().filter(|export| export.disk.tail_bytes() > 0) {
-        let (address, path, tail) = (config.address, disk.path().display(), disk.tail_bytes());
-        tracing::warn!("{address}: {path}: the last {tail} bytes fill no sector of 512 and are not exported");
+    if opener.directory.is_some() {
+        opener.markers.keep_fresh(sandbox).context("cannot start a thread")?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(Control { settings, choice, sandbox }.run(exports, directory));
+    let result = runtime.block_on(run(settings, choice, exports, opener, socket, sandbox));
     // A worker that is stuck in the kernel must not hold up the exit.
     runtime.shutdown_background();
     result
-}
-
-/// Lets exports that were served just before hold their writes, and has it marked from then on that they are served.
-fn hold_writes(may_hold: bool, directory: &StateDirectory, exports: &mut [Served], sandbox: Sandbox) -> Result<()> {
-    let mut markers = Vec::new();
-    for Served { config, hold, .. } in exports.iter_mut().filter(|export| !export.config.read_only) {
-        let path = directory.path().join(format!("{}.served", config.address));
-        let (marker, served) = Marker::open(&path, monotonic_now(), may_hold)
-            .map_err(|error| anyhow!("{}: {error}; name a directory with --state-dir", path.display()))?;
-        *hold = served;
-        markers.push(marker);
-    }
-    keep_fresh(markers, sandbox).context("cannot start a thread")
-}
-
-/// Forgets that data was lost, for good. Clients with unflushed writes learn that these may be gone, also when the loss could
-/// not be stored.
-fn clear_error(directory: &StateDirectory, address: Address, image: &Path, stored: &mut StoredState) -> Result<()> {
-    let lost = stored.lost.take();
-    stored.cleared = stored.cleared.saturating_add(1);
-    directory.save(address, image, stored).with_context(|| format!("{address}: the error cannot be cleared"))?;
-    match lost {
-        Some(errno) => tracing::warn!(
-            "{address}: cleared: acknowledged data may have been lost: {}; writes are taken again",
-            reason(errno)
-        ),
-        None => tracing::info!("{address}: there is no error to clear"),
-    }
-    Ok(())
-}
-
-/// Opens all files before anything is started.
-fn open_exports(wanted: &[ExportSettings]) -> Result<Vec<Served>> {
-    let mut exports = Vec::with_capacity(wanted.len());
-    let mut writers: BTreeMap<PathBuf, Address> = BTreeMap::new();
-    for settings in wanted {
-        let (address, path) = (settings.address, &settings.path);
-        if let Ok(real) = path.canonicalize()
-            && !settings.read_only
-            && let Some(other) = writers.insert(real, address)
-        {
-            bail!(
-                "{}: is exported as {other} and as {address}, and both could write; use --read-only or leave one out",
-                path.display()
-            );
-        }
-        let disk = DiskFile::open(&DiskOptions {
-            path: path.clone(),
-            read_only: settings.read_only,
-            direct: settings.direct,
-            offset_sectors: settings.offset,
-            length_sectors: settings.length,
-        })?;
-        let image = image_name(path).with_context(|| path.display().to_string())?;
-        let config = ExportConfig {
-            address,
-            sectors: disk.size_bytes() / SECTOR as u64,
-            read_only: settings.read_only,
-            buffers: settings.buffers,
-            allow: settings.allow.clone(),
-            edits: settings.edits.clone(),
-            cache: settings.cache,
-            serial: settings.serial.clone().unwrap_or_else(|| default_serial(address, &image)),
-            model: settings.model.clone(),
-            physical_sector_exponent: (disk.physical_sector() / SECTOR as u32).ilog2() as u8,
-            rotational: disk.rotational(),
-            cache_memory: cache_memory(0),
-        };
-        exports.push(Served { config, disk, stored: StoredState::default(), image, hold: None });
-    }
-    Ok(exports)
-}
-
-/// The same after each start, and different for different disks: FNV-1a of the path, 32 bits.
-fn default_serial(address: Address, image: &Path) -> String {
-    let bytes = image.as_os_str().as_encoded_bytes();
-    let hash = bytes.iter().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-    format!("S{}L{}-{hash:08x}", address.shelf, address.slot)
-}
-
-/// Where writes are kept that are not durable: the page cache, which lives as long as the host runs. When an operator has
-/// cleared an error, something in it was lost, too.
-fn cache_memory(cleared: u32) -> CacheMemory {
-    let read = |path: &str| std::fs::read(path).unwrap_or_default();
-    let host = [read("/etc/machine-id"), read("/proc/sys/kernel/hostname")].concat();
-    let mut life = read("/proc/sys/kernel/random/boot_id");
-    if life.is_empty() {
-        // Another life at each start: a flush may fail for nothing, and never succeeds for nothing.
-        life = monotonic_now().as_nanos().to_le_bytes().to_vec();
-    }
-    life.extend(cleared.to_le_bytes());
-    CacheMemory::of(&host, &life)
 }
 
 fn may_use_raw_sockets() -> Result<(), LinkError> {
@@ -222,10 +118,146 @@ impl Choice {
     }
 }
 
-struct Control<'a> {
-    settings: &'a Settings,
-    choice: Choice,
+/// Opens all files before anything is started.
+fn open_disks(wanted: &[ExportSettings]) -> Result<Vec<DiskFile>> {
+    if wanted.len() > EXPORTS_MAX {
+        bail!("{} exports are too many, {EXPORTS_MAX} fit; start another aoe-target for the rest", wanted.len());
+    }
+    refuse_two_writers(wanted)?;
+    wanted.iter().map(open_disk).collect()
+}
+
+/// Serves until told to stop, or until it is not possible any longer.
+async fn run(
+    settings: &Settings,
+    mut choice: Choice,
+    exports: Vec<(ExportSettings, Served)>,
+    opener: Opener,
+    socket: Option<ControlSocket>,
     sandbox: Sandbox,
+) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    // Before the first look, so that no change is missed.
+    let watch = LinkWatch::open().context("cannot follow the interfaces")?;
+    #[allow(
+        deprecated,
+        reason = "its successor is unsafe for the sake of descriptors that may be closed; ours is owned"
+    )]
+    let watched = AsyncFd::with_interest(watch.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
+    let look_again = Arc::new(Notify::new());
+
+    let directory = opener.directory.clone();
+    let metrics_folder = match &settings.metrics {
+        Some(Endpoint::Unix(path)) => path.parent(),
+        _ => None,
+    };
+    let folders =
+        [directory.as_ref().map(StateDirectory::path), socket.as_ref().map(ControlSocket::folder), metrics_folder];
+    let own_directories: Vec<_> = folders.into_iter().flatten().map(Path::to_owned).collect();
+    let store = directory.map(|directory| Store::start(directory, sandbox)).transpose()?;
+    let (store, store_thread) = store.unzip();
+    let mut interfaces = choice.of(ethernet_interfaces()?);
+    let lines: Vec<_> = exports.iter().map(|(_, served)| line(served)).collect();
+    let mut workers = Workers::default();
+    let is_lasting = socket.is_some();
+    let (engine, members) =
+        workers.start(settings, is_lasting, exports, store, &look_again, &interfaces, sandbox).await?;
+    let roster = Roster::new(settings, workers.mailboxes.clone(), members, opener, Arc::clone(&look_again));
+    let roster = Arc::new(roster);
+    roster.tell_links(&interfaces);
+    if let Some(socket) = &socket {
+        socket.open(Arc::new(Control { roster: Arc::clone(&roster) }))?;
+    }
+    let reload = Arc::new(Notify::new());
+    tokio::spawn(reload_when(Arc::clone(&reload), Arc::clone(&roster)));
+    let page = settings.metrics.as_ref().map(|endpoint| Page::open(endpoint, sandbox)).transpose()?;
+    let (page, asked) = page.unzip();
+    let teller = asked.map(|asked| tokio::spawn(tell_figures(asked, Arc::clone(&roster))));
+    sandbox.confine(Role::Control(&own_directories));
+    announce(&lines, engine, &interfaces);
+    let mut told = status_line(roster.len(), &interfaces);
+    notify::ready(&told);
+
+    let mut watchdog = Watchdog::over(workers.pulses.clone());
+    let ask_every = Watchdog::wanted();
+    let mut ask_at = Instant::now();
+    let mut look_at = Instant::now() + LOOK_EVERY;
+    let failure = loop {
+        tokio::select! {
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            _ = hang_up.recv() => reload.notify_one(),
+            ready = watched.readable() => {
+                watch.drain();
+                ready?.clear_ready();
+                look_at = look_at.min(Instant::now() + SETTLE);
+            }
+            () = look_again.notified() => look_at = look_at.min(Instant::now() + SETTLE),
+            () = sleep_until(look_at) => {
+                look_at = Instant::now() + LOOK_EVERY;
+                match ethernet_interfaces() {
+                    Ok(all) => {
+                        // The configuration file checks its patterns.
+                        choice = Choice::of_patterns(&roster.named_interfaces()).unwrap_or(choice);
+                        let new = choice.of(all);
+                        log_changes(&interfaces, &new);
+                        let status = status_line(roster.len(), &new);
+                        if status != told {
+                            notify::status(&status);
+                            told = status;
+                        }
+                        interfaces = new;
+                        roster.tell_links(&interfaces);
+                    }
+                    Err(error) => tracing::warn!("cannot list the interfaces: {error}"),
+                }
+            }
+            () = sleep_until(ask_at), if ask_every.is_some() => {
+                ask_at = Instant::now() + ask_every.unwrap_or(Duration::MAX);
+                workers.ask(watchdog.ask());
+            }
+            end = workers.next_end() => break Some(end.and(Err(anyhow!("a serving thread ended")))),
+        }
+    };
+    tracing::info!("stopping");
+    notify::stopping();
+    if let Some(teller) = teller {
+        // What it was asked goes with it, so that the thread of the page waits for nothing.
+        teller.abort();
+        let _ = teller.await;
+    }
+    page.into_iter().for_each(Page::close);
+    workers.stop().await?;
+    if let Some(thread) = store_thread {
+        // The workers are gone and with them the last of its clients.
+        let _ = thread.join();
+    }
+    failure.unwrap_or(Ok(()))
+}
+
+/// Tells the figures to whoever makes the page of them.
+async fn tell_figures(mut asked: mpsc::Receiver<Asked>, roster: Arc<Roster>) {
+    while let Some(reply) = asked.recv().await {
+        match roster.status().await {
+            // Nobody may be waiting any more.
+            Ok(status) => drop(reply.send(status)),
+            Err(error) => tracing::debug!("no figures: {error:#}"),
+        }
+    }
+}
+
+/// Reads the configuration file again for each SIGHUP; those that come meanwhile are one.
+async fn reload_when(asked: Arc<Notify>, roster: Arc<Roster>) {
+    loop {
+        asked.notified().await;
+        notify::reloading();
+        if let Err(error) = roster.reload().await {
+            tracing::error!("reload: {error:#}");
+        }
+        notify::ready(&status_line(roster.len(), &roster.interfaces()));
+    }
 }
 
 /// The workers and the ways to reach them.
@@ -236,113 +268,6 @@ struct Workers {
     pulses: Vec<Arc<Pulse>>,
     /// How each ended.
     ends: JoinSet<Result<()>>,
-}
-
-impl Control<'_> {
-    async fn run(self, exports: Vec<Served>, directory: Option<StateDirectory>) -> Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hang_up = signal(SignalKind::hangup())?;
-        // Before the first look, so that no change is missed.
-        let watch = LinkWatch::open().context("cannot follow the interfaces")?;
-        #[allow(
-            deprecated,
-            reason = "its successor is unsafe for the sake of descriptors that may be closed; ours is owned"
-        )]
-        let watched = AsyncFd::with_interest(watch.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
-        let look_again = Arc::new(Notify::new());
-
-        let own_directories: Vec<_> = directory.iter().map(|directory| directory.path().to_owned()).collect();
-        let store = directory.map(|directory| Store::start(directory, exports.len(), self.sandbox)).transpose()?;
-        let (store, store_thread) = store.unzip();
-        let mut interfaces = self.choice.of(ethernet_interfaces()?);
-        let lines: Vec<_> = exports.iter().map(line).collect();
-        let mut workers = Workers::default();
-        let engine = workers.start(&self, exports, store, &look_again, &interfaces).await?;
-        self.sandbox.confine(Role::Control(&own_directories));
-        announce(&lines, engine, &interfaces);
-        notify::ready(&status_line(lines.len(), &interfaces));
-
-        let mut watchdog = Watchdog::over(workers.pulses.clone());
-        let ask_every = Watchdog::wanted();
-        let mut ask_at = Instant::now();
-        let mut look_at = Instant::now() + LOOK_EVERY;
-        let failure = loop {
-            tokio::select! {
-                _ = terminate.recv() => break None,
-                _ = interrupt.recv() => break None,
-                _ = hang_up.recv() => tracing::info!("SIGHUP: there is no configuration file to read again"),
-                ready = watched.readable() => {
-                    watch.drain();
-                    ready?.clear_ready();
-                    look_at = look_at.min(Instant::now() + SETTLE);
-                }
-                () = look_again.notified() => look_at = look_at.min(Instant::now() + SETTLE),
-                () = sleep_until(look_at) => {
-                    look_at = Instant::now() + LOOK_EVERY;
-                    match ethernet_interfaces() {
-                        Ok(all) => {
-                            let new = self.choice.of(all);
-                            log_changes(&interfaces, &new);
-                            if new != interfaces {
-                                notify::status(&status_line(lines.len(), &new));
-                            }
-                            interfaces = new;
-                            workers.tell_links(&interfaces);
-                        }
-                        Err(error) => tracing::warn!("cannot list the interfaces: {error}"),
-                    }
-                }
-                () = sleep_until(ask_at), if ask_every.is_some() => {
-                    ask_at = Instant::now() + ask_every.unwrap_or(Duration::MAX);
-                    workers.ask(watchdog.ask());
-                }
-                end = workers.next_end() => break Some(end.and(Err(anyhow!("a serving thread ended")))),
-            }
-        };
-        tracing::info!("stopping");
-        notify::stopping();
-        workers.stop().await?;
-        if let Some(thread) = store_thread {
-            // The workers are gone and with them the last of its clients.
-            let _ = thread.join();
-        }
-        failure.unwrap_or(Ok(()))
-    }
-}
-
-/// What is said of an export when it is served, in two parts: between them goes how its disk is reached.
-fn line(Served { config, disk, stored, hold, .. }: &Served) -> Line {
-    let size = human_size(disk.size_bytes());
-    let access = match (config.read_only, stored.lost) {
-        (true, _) => "read-only",
-        (false, None) => "read-write",
-        (false, Some(_)) => "writes refused",
-    };
-    let (address, path, cache) = (config.address, disk.path().display(), config.cache.name());
-    let direct = if disk.is_direct() { "  direct" } else { "" };
-    let settings = (*stored != StoredState { lost: stored.lost, cleared: stored.cleared, ..StoredState::default() })
-        .then(|| format!("  {address} keeps what clients set: {}", summary(stored)));
-    let hold = hold.map(|hold| {
-        let now = monotonic_now();
-        let [anybody, retagged] = [hold.anybody, hold.retagged].map(|until| until.since(now).as_secs_f64().ceil());
-        if anybody > 0.0 {
-            return format!(
-                "  {address} was served just before: writes wait {anybody} s for late copies to be gone (see --no-hold)"
-            );
-        }
-        format!(
-            "  {address} was served before: writes of aoe.ko wait {retagged} s for late attempts to be gone (see --no-hold)"
-        )
-    });
-    Line {
-        head: format!("serving {address}  {path}  {size}  {access}  cache {cache}{direct}"),
-        notes: settings.into_iter().chain(hold).collect(),
-    }
-}
-struct Line {
-    head: String,
-    notes: Vec<String>,
 }
 
 /// Says what is served. Nobody may be reading that.
@@ -404,18 +329,22 @@ impl Workers {
     /// Starts as many workers as are asked for and useful, and waits until all serve. Tells how disks are reached.
     async fn start(
         &mut self,
-        Control { settings, sandbox, .. }: &Control<'_>,
-        exports: Vec<Served>,
+        settings: &Settings,
+        is_lasting: bool,
+        exports: Vec<(ExportSettings, Served)>,
         store: Option<Store>,
         look_again: &Arc<Notify>,
         interfaces: &[Interface],
-    ) -> Result<&'static str> {
-        // A daemon may get more exports later.
-        let useful = if settings.file.is_some() { usize::MAX } else { exports.len() };
-        let count = usize::from(settings.threads).min(useful);
+        sandbox: Sandbox,
+    ) -> Result<(&'static str, BTreeMap<Address, Member>)> {
+        // More exports may come later.
+        let useful = if is_lasting { usize::MAX } else { exports.len() };
+        let count = usize::from(settings.threads).min(useful).max(1);
         let mut shares: Vec<Vec<Served>> = (0..count).map(|_| Vec::new()).collect();
-        for (index, export) in exports.into_iter().enumerate() {
-            shares[index % count].push(export);
+        let mut members = BTreeMap::new();
+        for (index, (settings, served)) in exports.into_iter().enumerate() {
+            members.insert(settings.address, Member::new(&settings, index % count, &served.disk));
+            shares[index % count].push(served);
         }
         let mut engine = "";
         for (number, exports) in shares.into_iter().enumerate() {
@@ -431,7 +360,7 @@ impl Workers {
                 pulse: Arc::clone(&pulse),
                 look_again: Arc::clone(look_again),
             };
-            let (interfaces, sandbox) = (interfaces.to_vec(), *sandbox);
+            let interfaces = interfaces.to_vec();
             let (tell_ready, ready) = oneshot::channel();
             let (tell_end, end) = oneshot::channel();
             std::thread::Builder::new().name(format!("aoe-worker-{number}")).spawn(move || {
@@ -450,13 +379,7 @@ impl Workers {
             self.pulses.push(pulse);
             self.ends.spawn(async { end.await.unwrap_or_else(|_| Err(anyhow!("a serving thread failed"))) });
         }
-        Ok(engine)
-    }
-
-    fn tell_links(&self, interfaces: &[Interface]) {
-        for mailbox in &self.mailboxes {
-            mailbox.leave(|mail| mail.links = Some(interfaces.to_vec()));
-        }
+        Ok((engine, members))
     }
 
     /// Asks each whether it lives.
@@ -487,17 +410,6 @@ impl Workers {
     }
 }
 
-/// Bytes in the unit that people read best.
-pub(crate) fn human_size(bytes: u64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", units[unit])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -505,24 +417,6 @@ mod tests {
 
     fn interface(name: &str, index: u32, slave: bool) -> Interface {
         Interface { name: name.into(), index, mac: MacAddr(2, 0, 0, 0, 0, index as u8), mtu: 1500, up: true, slave }
-    }
-
-    #[test]
-    fn sizes_for_people() {
-        for (bytes, text) in [(512, "0.5 KiB"), (64 << 20, "64.0 MiB"), (1536 << 20, "1.5 GiB"), (u64::MAX, "16.0 EiB")]
-        {
-            assert_eq!(human_size(bytes), text);
-        }
-    }
-
-    #[test]
-    fn default_serials_fit_and_differ() {
-        let serial = |address, path: &str| default_serial(address, Path::new(path));
-        let longest = Address::new(65534, 254);
-        assert!(serial(longest, "/a").len() <= 20);
-        assert_eq!(serial(longest, "/a"), serial(longest, "/a"));
-        assert_ne!(serial(longest, "/a"), serial(longest, "/b"));
-        assert_ne!(serial(Address::new(1, 2), "/a"), serial(Address::new(1, 3), "/a"));
     }
 
     #[test]

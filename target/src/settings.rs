@@ -6,6 +6,7 @@ use aoe_common::addr::Address;
 use aoe_common::scrape::Endpoint;
 use aoe_common::wire::MacAddr;
 
+use crate::control::{DEFAULT_SOCKET, SOCKET_VARIABLE};
 use crate::disk::EngineChoice;
 use crate::engine::durability::CacheMode;
 use crate::engine::editors::EditPolicy;
@@ -40,6 +41,15 @@ pub struct Settings {
     pub defaults: Defaults,
     /// The exports, in the order in which they were named; each address once.
     pub exports: Vec<ExportSettings>,
+}
+
+impl Settings {
+    /// Where the control socket is to be. A command line that names none gets none, so that several can run on a host.
+    pub fn control_socket(&self) -> Option<PathBuf> {
+        let variable = || std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let usual = || variable().unwrap_or_else(|| DEFAULT_SOCKET.into());
+        self.control.clone().or_else(|| self.file.is_some().then(usual))
+    }
 }
 
 /// One export.

@@ -254,19 +254,14 @@ pub struct Save {
 /// The way to the thread that stores settings, so that serving threads never wait for a sync.
 #[derive(Clone, Debug)]
 pub struct Store {
-    queue: mpsc::SyncSender<Save>,
+    queue: mpsc::Sender<Save>,
 }
 
 impl Store {
     /// Starts the thread. It ends when the last `Store` is gone and all that was queued is done.
-    ///
-    /// Each of the `exports` has at most one save under way, so the queue is never full.
-    pub(crate) fn start(
-        directory: StateDirectory,
-        exports: usize,
-        sandbox: Sandbox,
-    ) -> io::Result<(Self, JoinHandle<()>)> {
-        let (queue, saves) = mpsc::sync_channel(exports);
+    pub(crate) fn start(directory: StateDirectory, sandbox: Sandbox) -> io::Result<(Self, JoinHandle<()>)> {
+        // Each export has one save under way at the most, so the queue is no longer than there are exports.
+        let (queue, saves) = mpsc::channel();
         let thread = std::thread::Builder::new().name("aoe-state".to_owned()).spawn(move || {
             sandbox.confine(Role::Store(&directory.path));
             for Save { address, image, state, done } in saves {
@@ -283,9 +278,9 @@ impl Store {
     /// Queues a save.
     ///
     /// # Panics
-    /// When more saves are under way than there are exports.
+    /// When the thread has ended, which it does not while there is a `Store`.
     pub fn save(&self, save: Save) {
-        assert!(self.queue.try_send(save).is_ok(), "the store has room for a save of each export");
+        assert!(self.queue.send(save).is_ok(), "the store is there as long as somebody can save");
     }
 }
 
@@ -380,7 +375,7 @@ mod tests {
     #[test]
     fn the_thread_stores_tells_and_ends() {
         let (_temporary, directory) = directory();
-        let (store, thread) = Store::start(directory.clone(), 1, Sandbox::begin(false)).unwrap();
+        let (store, thread) = Store::start(directory.clone(), Sandbox::begin(false)).unwrap();
         let (told, hears) = mpsc::channel();
         let image = PathBuf::from("/images/disk.img");
         let done = Box::new(move |stored| told.send(stored).unwrap());

@@ -97,8 +97,8 @@ pub(crate) enum Order {
     Change(Address, Change, Reply<()>),
     /// Takes no new requests, or takes them again; for one or all.
     Drain(Option<Address>, bool, Reply<()>),
-    /// Reads the size of the file again; with a length, exports so many sectors of it. Answered with the sectors.
-    Resize(Address, Option<u64>, Reply<u64>),
+    /// Reads the size of the file again; with a length, exports so many sectors of it, or all. Answered with the sectors.
+    Resize(Address, Option<Option<u64>>, Reply<u64>),
 }
 
 /// What is changed of an export.
@@ -114,6 +114,8 @@ pub(crate) struct Removed {
     pub disk: DiskFile,
     /// Its settings, as they are stored.
     pub stored: StoredState,
+    /// The image's name for [`Store`].
+    pub image: PathBuf,
 }
 
 /// How a worker and its exports are.
@@ -370,13 +372,13 @@ impl Worker {
         }
     }
 
-    fn resize(&mut self, address: Address, length: Option<u64>) -> Result<u64> {
+    fn resize(&mut self, address: Address, length: Option<Option<u64>>) -> Result<u64> {
         let id = self.find(address)?;
         if self.disks.is_stuck(id) {
             return Err(anyhow!("{address}: its disk does not answer; try again when it does"));
         }
         let disk = self.disks.file_mut(id).expect("each export has its disk");
-        if length.is_some() {
+        if let Some(length) = length {
             disk.set_length(length).with_context(|| disk.path().display().to_string())?;
         }
         self.check_disk(id);
@@ -422,11 +424,11 @@ impl Worker {
         self.log_account(self.engine.export(id));
         let stored = self.engine.export(id).stored();
         self.engine.finish_removal(now, id);
-        self.images.remove(&id);
+        let image = self.images.remove(&id).expect("each export has its image");
         let disk = self.disks.remove(id).expect("each export has its disk");
         self.follow_addresses(None);
         // Without a listener the disk is closed here.
-        let _ = reply.send(Ok(Box::new(Removed { disk, stored })));
+        let _ = reply.send(Ok(Box::new(Removed { disk, stored, image })));
     }
 
     fn status(&mut self, now: Instant) -> WorkerStatus {

@@ -5,6 +5,7 @@ mod bad_input;
 mod bench;
 mod config;
 mod confinement;
+mod control;
 mod disk_faults;
 mod fencing;
 mod flood;

@@ -1,5 +1,6 @@
 //! The command line of `aoe-target`: what can be typed, and what it means.
 
+mod ctl;
 mod export;
 mod import_vblade;
 mod serve;
@@ -9,6 +10,7 @@ use std::ffi::OsString;
 use aoe_common::addr::{Address, AddressError};
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub use self::ctl::CtlArgs;
 pub use self::export::ExportArgs;
 pub use self::import_vblade::ImportVbladeArgs;
 pub use self::serve::ServeArgs;
@@ -61,6 +63,10 @@ pub enum Command {
     /// Make a configuration file of the exports that vblade has on a Debian host
     #[command(after_help = import_vblade::EXAMPLES)]
     ImportVblade(ImportVbladeArgs),
+
+    /// Look at a target that serves, and change what it serves
+    #[command(after_help = ctl::EXAMPLES)]
+    Ctl(CtlArgs),
 }
 
 /// `--cache`.

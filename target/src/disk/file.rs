@@ -115,6 +115,23 @@ pub enum FileIdentity {
     ),
 }
 
+impl FileIdentity {
+    /// What is at this path now.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self::from(&std::fs::metadata(path)?))
+    }
+}
+
+impl From<&Metadata> for FileIdentity {
+    fn from(metadata: &Metadata) -> Self {
+        if metadata.file_type().is_block_device() {
+            Self::Device(metadata.rdev())
+        } else {
+            Self::File { device: metadata.dev(), inode: metadata.ino() }
+        }
+    }
+}
+
 /// An open, locked file or block device and the range of it that is exported.
 ///
 /// One opened for writing is locked (flock) against every other such opening, one opened read-only against those
@@ -166,11 +183,7 @@ impl DiskFile {
         let is_local = kind.is_block_device() || is_local(&file);
         let witness = (!options.read_only).then(|| open_again(&file)).transpose()?;
         let bounce = options.direct && direct_needs_bounce(&file, kind)?;
-        let identity = if kind.is_block_device() {
-            FileIdentity::Device(metadata.rdev())
-        } else {
-            FileIdentity::File { device: metadata.dev(), inode: metadata.ino() }
-        };
+        let identity = FileIdentity::from(&metadata);
         let mut disk = Self {
             physical_sector: physical_sector(&file, &metadata),
             rotational: queue_attribute(&metadata, "rotational").map(|value| value != 0),

@@ -1,0 +1,231 @@
+//! From what an export is told to be to one that can be served: its file opened, its settings read, its writes held if it
+//! was served just before. At the start, and when one is added later.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use aoe_common::addr::Address;
+use aoe_common::ata::CacheMemory;
+use aoe_common::frame::SECTOR;
+use aoe_common::link::monotonic_now;
+
+use crate::disk::{DiskFile, DiskOptions};
+use crate::engine::export::{ExportConfig, StoredState};
+use crate::hold::{Marker, Markers};
+use crate::settings::ExportSettings;
+use crate::state::{StateDirectory, image_name, reason, summary};
+use crate::worker::Served;
+
+/// Exports of a target at the most. Each has two open files, and a save under way at times.
+pub(crate) const EXPORTS_MAX: usize = 4096;
+
+/// Opens exports.
+#[derive(Clone, Debug)]
+pub(crate) struct Opener {
+    /// Where settings are; `None` keeps them in memory.
+    pub directory: Option<StateDirectory>,
+    pub markers: Markers,
+    /// Whether writes wait after a restart.
+    pub may_hold: bool,
+}
+
+/// What is known of an export that was served by this process before.
+#[derive(Clone, Debug)]
+pub(crate) struct Before {
+    /// Its image and settings; `None`: to be read. For another image they do not count.
+    pub stored: Option<(PathBuf, StoredState)>,
+}
+
+impl Opener {
+    /// Makes an open disk an export. What this process remembers of one from before makes it needless to hold writes.
+    pub(crate) fn prepare(&self, settings: &ExportSettings, disk: DiskFile, before: Option<Before>) -> Result<Served> {
+        let (address, path) = (settings.address, &settings.path);
+        let image = image_name(path).with_context(|| path.display().to_string())?;
+        let known = before.as_ref().and_then(|before| before.stored.clone());
+        let mut stored = match (&self.directory, known) {
+            (_, Some((of, stored))) if of == image => stored,
+            (Some(directory), _) => directory.load(address, &image),
+            (None, _) => StoredState::default(),
+        };
+        if settings.clear_error {
+            clear_error(self.directory.as_ref(), address, &image, &mut stored)?;
+        }
+        let mut hold = None;
+        if let Some(directory) = &self.directory
+            && !disk.read_only()
+        {
+            let path = directory.path().join(format!("{address}.served"));
+            let (marker, served) = Marker::open(&path, monotonic_now(), self.may_hold && before.is_none())
+                .map_err(|error| anyhow!("{}: {error}; name a directory with --state-dir", path.display()))?;
+            hold = served;
+            self.markers.add(address, marker);
+        }
+        if let Some(errno) = stored.lost {
+            tracing::error!(
+                "{address}: {}: acknowledged data may have been lost before this start: {}; writes and flushes are refused, \
+                 reads are served: check the disk and what is on it, then start with --clear-error",
+                path.display(),
+                reason(errno)
+            );
+        }
+        if disk.tail_bytes() > 0 {
+            let (path, tail) = (path.display(), disk.tail_bytes());
+            tracing::warn!("{address}: {path}: the last {tail} bytes fill no sector of 512 and are not exported");
+        }
+        let config = ExportConfig {
+            address,
+            sectors: disk.size_bytes() / SECTOR as u64,
+            read_only: settings.read_only,
+            buffers: settings.buffers,
+            allow: settings.allow.clone(),
+            edits: settings.edits.clone(),
+            cache: settings.cache,
+            serial: settings.serial.clone().unwrap_or_else(|| default_serial(address, &image)),
+            model: settings.model.clone(),
+            physical_sector_exponent: (disk.physical_sector() / SECTOR as u32).ilog2() as u8,
+            rotational: disk.rotational(),
+            cache_memory: cache_memory(stored.cleared),
+        };
+        Ok(Served { config, disk, stored, image, hold })
+    }
+}
+
+/// Opens the file of an export.
+pub(crate) fn open_disk(settings: &ExportSettings) -> Result<DiskFile> {
+    Ok(DiskFile::open(&DiskOptions {
+        path: settings.path.clone(),
+        read_only: settings.read_only,
+        direct: settings.direct,
+        offset_sectors: settings.offset,
+        length_sectors: settings.length,
+    })?)
+}
+
+/// Refuses two exports of one file that could both write.
+pub(crate) fn refuse_two_writers<'a>(exports: impl IntoIterator<Item = &'a ExportSettings>) -> Result<()> {
+    let mut writers: BTreeMap<PathBuf, Address> = BTreeMap::new();
+    for ExportSettings { address, path, .. } in exports.into_iter().filter(|settings| !settings.read_only) {
+        if let Ok(real) = path.canonicalize()
+            && let Some(other) = writers.insert(real, *address)
+        {
+            bail!(
+                "{}: is exported as {other} and as {address}, and both could write; use --read-only or leave one out",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Forgets that data was lost, for good. Clients with unflushed writes learn that these may be gone, also when the loss could
+/// not be stored.
+fn clear_error(
+    directory: Option<&StateDirectory>,
+    address: Address,
+    image: &Path,
+    stored: &mut StoredState,
+) -> Result<()> {
+    let lost = stored.lost.take();
+    stored.cleared = stored.cleared.saturating_add(1);
+    if let Some(directory) = directory {
+        directory.save(address, image, stored).with_context(|| format!("{address}: the error cannot be cleared"))?;
+    }
+    match lost {
+        Some(errno) => tracing::warn!(
+            "{address}: cleared: acknowledged data may have been lost: {}; writes are taken again",
+            reason(errno)
+        ),
+        None => tracing::info!("{address}: there is no error to clear"),
+    }
+    Ok(())
+}
+
+/// The same after each start, and different for different disks: FNV-1a of the path, 32 bits.
+fn default_serial(address: Address, image: &Path) -> String {
+    let bytes = image.as_os_str().as_encoded_bytes();
+    let hash = bytes.iter().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    format!("S{}L{}-{hash:08x}", address.shelf, address.slot)
+}
+
+/// Where writes are kept that are not durable: the page cache, which lives as long as the host runs. When an operator has
+/// cleared an error, something in it was lost, too.
+fn cache_memory(cleared: u32) -> CacheMemory {
+    let read = |path: &str| std::fs::read(path).unwrap_or_default();
+    let host = [read("/etc/machine-id"), read("/proc/sys/kernel/hostname")].concat();
+    let mut life = read("/proc/sys/kernel/random/boot_id");
+    if life.is_empty() {
+        // Another life at each start: a flush may fail for nothing, and never succeeds for nothing.
+        life = monotonic_now().as_nanos().to_le_bytes().to_vec();
+    }
+    life.extend(cleared.to_le_bytes());
+    CacheMemory::of(&host, &life)
+}
+
+/// What is said of an export when it is served, in two parts: between them goes how its disk is reached.
+pub(crate) fn line(Served { config, disk, stored, hold, .. }: &Served) -> Line {
+    let size = human_size(disk.size_bytes());
+    let access = match (config.read_only, stored.lost) {
+        (true, _) => "read-only",
+        (false, None) => "read-write",
+        (false, Some(_)) => "writes refused",
+    };
+    let (address, path, cache) = (config.address, disk.path().display(), config.cache.name());
+    let direct = if disk.is_direct() { "  direct" } else { "" };
+    let settings = (*stored != StoredState { lost: stored.lost, cleared: stored.cleared, ..StoredState::default() })
+        .then(|| format!("  {address} keeps what clients set: {}", summary(stored)));
+    let hold = hold.map(|hold| {
+        let now = monotonic_now();
+        let [anybody, retagged] = [hold.anybody, hold.retagged].map(|until| until.since(now).as_secs_f64().ceil());
+        if anybody > 0.0 {
+            return format!(
+                "  {address} was served just before: writes wait {anybody} s for late copies to be gone (see --no-hold)"
+            );
+        }
+        format!(
+            "  {address} was served before: writes of aoe.ko wait {retagged} s for late attempts to be gone (see --no-hold)"
+        )
+    });
+    Line {
+        head: format!("serving {address}  {path}  {size}  {access}  cache {cache}{direct}"),
+        notes: settings.into_iter().chain(hold).collect(),
+    }
+}
+pub(crate) struct Line {
+    pub head: String,
+    pub notes: Vec<String>,
+}
+
+/// Bytes in the unit that people read best.
+pub(crate) fn human_size(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_for_people() {
+        for (bytes, text) in [(512, "0.5 KiB"), (64 << 20, "64.0 MiB"), (1536 << 20, "1.5 GiB"), (u64::MAX, "16.0 EiB")]
+        {
+            assert_eq!(human_size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn default_serials_fit_and_differ() {
+        let serial = |address, path: &str| default_serial(address, Path::new(path));
+        let longest = Address::new(65534, 254);
+        assert!(serial(longest, "/a").len() <= 20);
+        assert_eq!(serial(longest, "/a"), serial(longest, "/a"));
+        assert_ne!(serial(longest, "/a"), serial(longest, "/b"));
+        assert_ne!(serial(Address::new(1, 2), "/a"), serial(Address::new(1, 3), "/a"));
+    }
+}
