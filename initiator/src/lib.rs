@@ -18,6 +18,7 @@ pub mod ports;
 pub mod run_dir;
 pub mod snapshot;
 pub mod status;
+pub mod talk;
 pub mod target_control;
 pub mod text;
 pub mod watch;

@@ -9,14 +9,11 @@ use aoe_common::wire::{DirectiveRepr, MacAddr};
 
 use crate::engine::{MaskList, Masking, Trouble};
 use crate::identity::first_tag;
-use crate::outbox::Outbox;
-use crate::ports::{Ports, PortsError};
+use crate::ports::PortsError;
+use crate::talk::Talk;
 
 /// How long to listen for targets even if all that were asked for have answered.
 const LISTEN: Duration = Duration::from_secs(1);
-
-/// Frames taken from a port before the others get their turn.
-const FRAMES_PER_TURN: usize = 256;
 
 /// Why lists could not be read or edited.
 #[derive(Debug, thiserror::Error)]
@@ -43,8 +40,8 @@ fn join(troubles: &[Trouble]) -> String {
 /// A conversation with all targets of some exports. See the [module](self).
 #[derive(Debug)]
 pub struct Masks {
-    ports: Ports,
-    outbox: Outbox,
+    talk: Talk,
+    deadline: Instant,
     masking: Masking,
 }
 
@@ -57,16 +54,15 @@ impl Masks {
         required: Vec<MacAddr>,
         timeout: Duration,
     ) -> Result<Self, MasksError> {
-        let (ports, opened) = Ports::open(interfaces)?;
-        if ports.ids().next().is_none() {
-            return Err(MasksError::NoPort(ports.describe()));
+        let talk = Talk::open(interfaces)?;
+        if talk.ports().next().is_none() {
+            return Err(MasksError::NoPort(talk.describe()));
         }
         let now = monotonic_now();
-        let known = opened.into_iter().filter_map(|(id, info)| Some((id, info?)));
         let (listen_until, deadline) = (now + LISTEN.min(timeout / 2), now + timeout);
         let exports = exports.iter().copied();
-        let masking = Masking::new(now, listen_until, deadline, exports, required, first_tag(), known);
-        Ok(Self { ports, outbox: Outbox::default(), masking })
+        let masking = Masking::new(now, listen_until, deadline, exports, required, first_tag(), talk.ports());
+        Ok(Self { talk, deadline, masking })
     }
 
     /// The lists of all targets.
@@ -81,18 +77,11 @@ impl Masks {
     }
 
     fn converse(&mut self) -> Result<Vec<MaskList>, MasksError> {
-        loop {
-            let now = monotonic_now();
-            self.ports.receive(FRAMES_PER_TURN, true, |port, frame| self.masking.handle_frame(now, port, frame));
-            self.outbox.transmit(now, &mut self.ports, |out| self.masking.poll_transmit(now, out));
-            if let Some(outcome) = self.masking.outcome(now) {
-                outcome.map_err(MasksError::Troubles)?;
-                let lists: Vec<_> = self.masking.lists().collect();
-                tracing::debug!("lists {}: {lists:?}", self.ports.describe());
-                return Ok(lists);
-            }
-            let due = self.outbox.poll_timeout().into_iter().fold(self.masking.poll_timeout(now), Instant::min);
-            self.ports.wait(now, Some(due), &[])?;
-        }
+        self.talk.hold(&mut self.masking, self.deadline)?;
+        let outcome = self.masking.outcome(monotonic_now()).expect("it is over at its deadline");
+        outcome.map_err(MasksError::Troubles)?;
+        let lists: Vec<_> = self.masking.lists().collect();
+        tracing::debug!("lists {}: {lists:?}", self.talk.describe());
+        Ok(lists)
     }
 }

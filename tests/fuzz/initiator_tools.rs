@@ -1,26 +1,32 @@
-//! Discovery, and the conversation about mask lists, against targets that answer whatever they like.
+//! Discovery, and the conversations of the tools, against targets that answer whatever they like.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use aoe_common::addr::Address;
-use aoe_common::ata::Identify;
-use aoe_common::frame::MIN_FRAME;
+use aoe_common::ata::{Identify, command};
+use aoe_common::frame::{MIN_FRAME, SECTOR};
 use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::{
     AtaRepr, BROADCAST, Command, ConfigCommand, ConfigRepr, DirectiveCommand, DirectiveRepr, ErrorCode, EthernetRepr,
-    Frame, HeaderRepr, MacAddr, MaskCommand, MaskError, MaskRepr, VERSION,
+    Frame, HeaderRepr, MacAddr, MaskCommand, MaskError, MaskRepr, ReserveCommand, ReserveRepr, VERSION,
 };
-use aoe_initiator::engine::{DIRECTIVES_MAX, Discovery, FOUND_MAX, FRAME_MAX, Masking, PortId, PortInfo, TARGETS_MAX};
+use aoe_initiator::engine::{
+    ANSWERERS_MAX, Asking, Checking, Conversation, DIRECTIVES_MAX, Discovery, FOUND_MAX, FRAME_MAX, Holder, Masking,
+    Ping, Pinging, PortId, PortInfo, STATIONS_MAX, TARGETS_MAX, Way, WayReport, Wish,
+};
 
 use super::Bytes;
 
 /// Sent frames that can still be answered.
 const REMEMBERED: usize = 32;
+/// When a story begins.
+const START: Instant = Instant::from_nanos(1_000_000_000_000);
 
-/// Two stories of the same input.
+/// Stories of the same input.
 pub fn run(data: &[u8]) {
-    discovery(&mut Bytes::new(data));
-    masking(&mut Bytes::new(data));
+    for story in [discovery, masking, pinging, asking, checking] {
+        story(&mut Bytes::new(data));
+    }
 }
 
 fn mac(number: u8) -> MacAddr {
@@ -98,7 +104,8 @@ fn any_body(command: Command, request: &[u8], bytes: &mut Bytes<'_>) -> Vec<u8> 
     match command {
         Command::Config => {
             let string = bytes.chunk();
-            let repr = ConfigRepr::answer(bytes.u16(), bytes.u16(), bytes.u8(), ConfigCommand::Read, string);
+            let asked = ConfigRepr::parse(request, false).map_or(ConfigCommand::Read, |config| config.command);
+            let repr = ConfigRepr::answer(bytes.u16(), bytes.u16(), bytes.u8(), asked, string);
             let mut body = vec![0; repr.wire_len()];
             repr.emit(&mut body);
             body
@@ -108,7 +115,12 @@ fn any_body(command: Command, request: &[u8], bytes: &mut Bytes<'_>) -> Vec<u8> 
             let identify = Identify { sectors: bytes.u64() >> bytes.below(64), ..Identify::default() };
             let mut body = vec![0; AtaRepr::WIRE_LEN];
             body[3] = status;
-            body.extend(identify.emit());
+            match AtaRepr::parse(request) {
+                Ok((ata, _)) if ata.command == command::READ_SECTORS_EXT => {
+                    body.resize(AtaRepr::WIRE_LEN + usize::from(ata.count) * SECTOR, bytes.u8() & 1);
+                }
+                _ => body.extend(identify.emit()),
+            }
             body
         }
         Command::Mask => {
@@ -130,8 +142,153 @@ fn any_body(command: Command, request: &[u8], bytes: &mut Bytes<'_>) -> Vec<u8> 
             MaskRepr { command, error, directive_count: count as u8 }.emit(entries, &mut body);
             body
         }
+        Command::Reserve => {
+            let asked = ReserveRepr::parse(request).map_or(ReserveCommand::Read, |(reserve, _)| reserve.command);
+            let count = bytes.below(4);
+            let mut body = vec![0; ReserveRepr::FIXED_LEN + count * ReserveRepr::MAC_LEN];
+            let repr = ReserveRepr { command: asked, mac_count: count as u8 };
+            repr.emit((0..count).map(|number| mac(number as u8)), &mut body);
+            body
+        }
         _ => bytes.take(16).to_vec(),
     }
+}
+
+/// Holds a conversation to its end. `look` sees each frame that is sent, and how things are after each turn.
+fn hold<C: Conversation>(
+    talk: &mut C,
+    ports: &BTreeMap<PortId, PortInfo>,
+    bytes: &mut Bytes<'_>,
+    mut look: impl FnMut(&mut C, Option<&Frame<'_>>),
+) {
+    let mut now = START;
+    let mut sent: VecDeque<(PortId, Vec<u8>)> = VecDeque::new();
+    let mut out = vec![0; FRAME_MAX];
+    loop {
+        while let Some((port, len)) = talk.poll_transmit(now, &mut out) {
+            check_frame(ports, port, &out[..len]);
+            look(talk, Some(&Frame::parse(&out[..len]).expect("it was just checked")));
+            sent.push_back((port, out[..len].to_vec()));
+            if sent.len() > REMEMBERED {
+                sent.pop_front();
+            }
+        }
+        look(talk, None);
+        if talk.is_over(now) {
+            return;
+        }
+        let due = talk.poll_timeout(now).expect("it goes on");
+        assert!(due > now, "nothing is due twice");
+        if bytes.is_empty() || bytes.rarely(8) {
+            now = due;
+            continue;
+        }
+        now = due.min(now + Duration::from_micros(bytes.u8().into()));
+        let (port, frame) =
+            if bytes.rarely(16) { (PortId(0), bytes.chunk().to_vec()) } else { any_answer(&sent, bytes) };
+        talk.handle_frame(now, port, &frame);
+    }
+}
+
+fn pinging(bytes: &mut Bytes<'_>) {
+    let ports = any_ports(bytes);
+    let (device, identify) = (any_address(bytes), bytes.bool());
+    let interval = Duration::from_millis(1 + u64::from(bytes.u8()));
+    let patience = Duration::from_millis(bytes.u8().into());
+    let ping = Ping { device, identify, count: Some(1 + bytes.below(5) as u64), interval, patience };
+    let mut talk = Pinging::new(START, ping, bytes.u32(), ports.clone());
+    hold(&mut talk, &ports, bytes, |talk, frame| {
+        if let Some(frame) = frame {
+            let asked =
+                if identify && frame.ethernet.destination != BROADCAST { Command::Ata } else { Command::Config };
+            assert!(frame.header.command == asked && device.reaches(frame.header.address));
+        }
+        while let Some(pong) = talk.poll_pong() {
+            assert!(device.reaches(pong.address) && ports.contains_key(&pong.port) && pong.round <= talk.rounds());
+            assert!(!pong.late || pong.took > patience);
+        }
+        assert!(talk.reports().count() <= ANSWERERS_MAX);
+        for (_, _, _, report) in talk.reports() {
+            assert!(report.late <= report.answered && report.refused <= report.answered);
+            assert!(report.answered <= report.sent && report.sent <= talk.rounds());
+            assert!((0.0..=100.0).contains(&report.loss_percent()));
+        }
+    });
+}
+
+fn asking(bytes: &mut Bytes<'_>) {
+    let mut ports = any_ports(bytes);
+    ports.entry(PortId(0)).or_insert(PortInfo { mac: mac(0), mtu: 1500 });
+    let wish = if bytes.bool() {
+        let string = bytes.chunk();
+        Wish::Config(ConfigCommand::from(bytes.u8() % 5), string.to_vec())
+    } else {
+        let count = if bytes.rarely(8) { STATIONS_MAX } else { bytes.below(4) };
+        Wish::Reserve(ReserveCommand::from(bytes.u8() % 3), vec![mac(bytes.u8()); count])
+    };
+    let holder = |slot: usize| Holder {
+        address: Address::new(1, slot as u8),
+        target: MacAddr(2, 0, 0, 0, 1, slot as u8),
+        ports: ports.keys().copied().collect(),
+    };
+    let holders: Vec<_> = (0..bytes.below(4)).map(holder).collect();
+    let deadline = START + Duration::from_secs(3);
+    let mut talk = Asking::new(START, deadline, wish.clone(), holders.clone(), bytes.u32(), ports.clone());
+    hold(&mut talk, &ports, bytes, |talk, frame| {
+        if let Some(frame) = frame {
+            match &wish {
+                Wish::Config(command, string) => {
+                    let config = ConfigRepr::parse(frame.body, false).expect("our own");
+                    assert!(config.command == *command && (*command == ConfigCommand::Read || config.string == string));
+                }
+                Wish::Reserve(command, stations) => {
+                    let (reserve, sent) = ReserveRepr::parse(frame.body).expect("our own");
+                    assert!(reserve.command == *command && sent.eq(stations.iter().copied()), "only what was wished");
+                }
+            }
+            assert!(holders.iter().any(|holder| holder.target == frame.ethernet.destination));
+        }
+        assert!(talk.said().map(|(holder, _)| holder).eq(&holders));
+    });
+}
+
+fn checking(bytes: &mut Bytes<'_>) {
+    let ports: BTreeMap<_, _> =
+        [(0, 9000), (1, 1500)].map(|(number, mtu)| (PortId(number), PortInfo { mac: mac(number as u8), mtu })).into();
+    let disk = Address::new(1, 1);
+    let way = |bytes: &mut Bytes<'_>, number: usize| Way {
+        mac: MacAddr(2, 0, 0, 0, 1, number as u8),
+        port: PortId(bytes.below(2) as u32),
+        buffers: bytes.u8().into(),
+        offered: bytes.u8(),
+        sectors: 1 + (bytes.u64() >> (16 + bytes.below(48))),
+        lba48: true,
+    };
+    let ways: Vec<_> = (0..bytes.below(3)).map(|number| way(bytes, number)).collect();
+    let load = Duration::from_millis(bytes.u8().into());
+    let mut talk = Checking::new(disk, ways.clone(), load, bytes.u32(), ports.clone());
+    hold(&mut talk, &ports, bytes, |talk, frame| {
+        if let Some(frame) = frame {
+            let way = ways.iter().find(|way| way.mac == frame.ethernet.destination).expect("one of the ways");
+            match frame.header.command {
+                Command::Config => {
+                    let config = ConfigRepr::parse(frame.body, false).expect("our own");
+                    assert_eq!(config.command, ConfigCommand::Read, "nothing is changed");
+                }
+                Command::Ata => {
+                    let (ata, _) = AtaRepr::parse(frame.body).expect("our own");
+                    assert_eq!(ata.command, command::READ_SECTORS_EXT, "nothing is written");
+                    assert!(ata.count > 0 && ata.lba() + u64::from(ata.count) <= way.sectors, "within the disk");
+                }
+                other => panic!("{other:?} was sent"),
+            }
+        }
+        for (_, report) in talk.reports() {
+            let WayReport { claimed, reads, requests, load, .. } = report;
+            assert!(reads <= claimed && requests <= claimed && load.answered <= load.sent);
+            assert!(load.late <= load.answered && load.ordered <= load.answered && load.overtaken <= load.ordered);
+        }
+    });
 }
 
 fn discovery(bytes: &mut Bytes<'_>) {
@@ -157,7 +314,7 @@ fn discovery(bytes: &mut Bytes<'_>) {
         for found in search.found() {
             assert!(wanted.reaches(found.address) && !found.address.is_wildcard() && ports.contains_key(&found.port));
         }
-        let due = search.poll_timeout();
+        let due = search.poll_timeout(now);
         assert!(due.is_none_or(|due| due > now), "nothing is due twice");
         let sleeps = bytes.is_empty() || bytes.rarely(8);
         match due {
@@ -229,7 +386,7 @@ fn masking(bytes: &mut Bytes<'_>) {
             }
             None => assert!(now < deadline, "a round is over when the time is"),
         }
-        let due = talk.poll_timeout(now);
+        let due = talk.poll_timeout(now).expect("a deadline");
         if bytes.is_empty() || bytes.rarely(8) {
             assert!(due > now || now >= deadline, "nothing is due twice");
             now = due;

@@ -3,6 +3,8 @@
 mod bad_cable;
 mod bad_input;
 mod bench;
+mod cfg;
+mod check;
 mod config;
 mod confinement;
 mod control;
@@ -17,6 +19,7 @@ mod kills;
 mod lab;
 mod main_job;
 mod metrics;
+mod ping;
 mod restart;
 mod service_manager;
 mod station_record;

@@ -31,8 +31,18 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(5);
 
 /// Programs of this project. aoetools installs some of the same names, so these are never taken from elsewhere.
-pub const OURS: [&str; 7] =
-    ["aoe-target", "aoe-discover", "aoe-attach", "aoe-detach", "aoe-stat", "aoe-bench", "fence_aoe"];
+pub const OURS: [&str; 10] = [
+    "aoe-target",
+    "aoe-discover",
+    "aoe-attach",
+    "aoe-detach",
+    "aoe-stat",
+    "aoe-bench",
+    "aoe-ping",
+    "aoe-cfg",
+    "aoe-check",
+    "fence_aoe",
+];
 
 /// What `ip` is told before a namespace and a program.
 const EXEC: [&str; 2] = ["netns", "exec"];

@@ -1,6 +1,5 @@
 //! `aoe-discover`: which AoE disks there are on the segment.
 
-use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,7 +8,6 @@ use aoe_common::addr::Address;
 use aoe_common::ata::Identify;
 use aoe_common::frame::SECTOR;
 use aoe_common::link::monotonic_now;
-use aoe_common::time::Instant;
 use clap::Parser;
 use serde::Serialize;
 
@@ -17,14 +15,10 @@ use super::{FAILED, complain, finish, seconds, show};
 use crate::engine::{Discovery, Found};
 use crate::identity::first_tag;
 use crate::log;
-use crate::outbox::Outbox;
-use crate::ports::Ports;
+use crate::talk::Talk;
 use crate::text::{list, printable, size, table};
 
 const NAME: &str = "aoe-discover";
-
-/// Frames taken from a port before the others get their turn.
-const FRAMES_PER_TURN: usize = 256;
 
 const HELP: &str = "\
 Examples:
@@ -69,13 +63,12 @@ pub fn main() -> ExitCode {
 }
 
 fn discover(args: Args) -> Result<ExitCode> {
-    let (mut ports, opened) = Ports::open(args.interfaces)?;
+    let mut talk = Talk::open(args.interfaces)?;
     let start = monotonic_now();
-    let known = opened.into_iter().filter_map(|(id, info)| Some((id, info?)));
-    let mut discovery = Discovery::new(start, args.device, first_tag(), known);
-    listen(&mut ports, &mut discovery, start + args.timeout)?;
+    let mut discovery = Discovery::new(start, args.device, first_tag(), talk.ports());
+    talk.hold(&mut discovery, start + args.timeout)?;
 
-    let disks = merge(discovery.found(), |found| ports.name(found.port));
+    let disks = merge(discovery.found(), |found| talk.interface(found.port));
     if args.json {
         show(&serde_json::to_string_pretty(&disks)?)?;
     } else if !disks.is_empty() {
@@ -90,26 +83,11 @@ fn discover(args: Args) -> Result<ExitCode> {
             Address::ANY => "no AoE target answers".to_owned(),
             device => format!("no target answers as {device}"),
         };
-        let used = ports.describe();
+        let used = talk.describe();
         complain(NAME, &format!("{nobody} {used}: check cable and VLAN, and that the target serves this host"));
         return Ok(ExitCode::from(FAILED));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Asks and hears until the time is over.
-fn listen(ports: &mut Ports, discovery: &mut Discovery, end: Instant) -> io::Result<()> {
-    let mut outbox = Outbox::default();
-    loop {
-        let now = monotonic_now();
-        ports.receive(FRAMES_PER_TURN, true, |port, frame| discovery.handle_frame(now, port, frame));
-        outbox.transmit(now, ports, |out| discovery.poll_transmit(now, out));
-        if now >= end {
-            return Ok(());
-        }
-        let due = [discovery.poll_timeout(), outbox.poll_timeout()].into_iter().flatten().fold(end, Instant::min);
-        ports.wait(now, Some(due), &[])?;
-    }
 }
 
 /// A disk and the ways to it.

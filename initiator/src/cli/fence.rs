@@ -19,7 +19,7 @@ use aoe_common::addr::Address;
 use aoe_common::wire::{DirectiveCommand, DirectiveRepr, MacAddr};
 use clap::{CommandFactory, Parser, ValueEnum};
 
-use super::{FAILED, complain, device, finish, seconds, show};
+use super::{FAILED, complain, device, finish, seconds, show, station};
 use crate::engine::{DIRECTIVES_MAX, EXPORTS_MAX, MaskList, TARGETS_MAX};
 use crate::log;
 use crate::masks::Masks;
@@ -178,18 +178,6 @@ fn options(text: &str) -> Vec<String> {
 
 fn is_true(value: &str) -> bool {
     ["1", "yes", "on", "true"].contains(&value.to_ascii_lowercase().as_str())
-}
-
-/// The address of one station.
-fn station(text: &str) -> Result<MacAddr, String> {
-    let is_bare = text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let pairs = || (0..12).step_by(2).map(|at| &text[at..at + 2]).collect::<Vec<_>>().join(":");
-    let colons = if is_bare { pairs() } else { text.trim().replace('-', ":") };
-    let mac: MacAddr = colons.parse().map_err(|_| "write it like 02:00:00:00:00:0a".to_owned())?;
-    if mac.0 & 1 != 0 || mac == MacAddr::zero() {
-        return Err("it is no address of a single station".to_owned());
-    }
-    Ok(mac)
 }
 
 impl Args {
@@ -403,16 +391,6 @@ mod tests {
         assert!(args.check().unwrap_err().to_string().contains("64 are the most"));
         let args = input("action=off\ndevices=e0.1").unwrap();
         assert!(args.check().unwrap_err().to_string().contains("--plug"));
-    }
-
-    #[test]
-    fn stations_as_people_write_them() {
-        for text in ["02:00:00:00:00:0a", "02-00-00-00-00-0A", "02000000000a"] {
-            assert_eq!(station(text), Ok(A));
-        }
-        for wrong in ["", "0200000000", "02000000000é", "00:00:00:00:00:00", "03:00:00:00:00:01"] {
-            assert!(station(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]

@@ -2,9 +2,12 @@
 
 pub mod attach;
 pub mod bench;
+pub mod cfg;
+pub mod check;
 pub mod detach;
 pub mod discover;
 pub mod fence;
+pub mod ping;
 pub mod stat;
 
 use std::io::{self, Write};
@@ -15,6 +18,7 @@ use std::time::Duration;
 use anyhow::Result;
 use aoe_common::addr::Address;
 use aoe_common::frame::SECTOR;
+use aoe_common::wire::MacAddr;
 
 use crate::place::Place;
 use crate::run_dir::Attached;
@@ -141,6 +145,18 @@ pub(crate) fn device(text: &str) -> Result<Address, String> {
     }
 }
 
+/// The address of one station.
+fn station(text: &str) -> Result<MacAddr, String> {
+    let is_bare = text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let pairs = || (0..12).step_by(2).map(|at| &text[at..at + 2]).collect::<Vec<_>>().join(":");
+    let colons = if is_bare { pairs() } else { text.trim().replace('-', ":") };
+    let mac: MacAddr = colons.parse().map_err(|_| "write it like 02:00:00:00:00:0a".to_owned())?;
+    if mac.0 & 1 != 0 || mac == MacAddr::zero() {
+        return Err("it is no address of a single station".to_owned());
+    }
+    Ok(mac)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,9 +167,12 @@ mod tests {
         for command in [
             attach::Args::command(),
             bench::Args::command(),
+            cfg::Args::command(),
+            check::Args::command(),
             detach::Args::command(),
             discover::Args::command(),
             fence::Args::command(),
+            ping::Args::command(),
             stat::Args::command(),
         ] {
             let help = command.clone().render_long_help().to_string();
@@ -179,6 +198,16 @@ mod tests {
             ["", "k", "4kb", "1000", "-512", "0.5k", "4 k", "99999999999999999999", "18446744073709551615t", "4µ"]
         {
             assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn stations_as_people_write_them() {
+        for text in ["02:00:00:00:00:0a", "02-00-00-00-00-0A", "02000000000a"] {
+            assert_eq!(station(text), Ok(MacAddr(2, 0, 0, 0, 0, 0xa)));
+        }
+        for wrong in ["", "0200000000", "02000000000é", "00:00:00:00:00:00", "03:00:00:00:00:01"] {
+            assert!(station(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -8,7 +8,7 @@ use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::{AtaRepr, Command, ConfigRepr, Frame, MacAddr};
 
 use super::frames::{self, Envelope};
-use super::{PortId, PortInfo, Tags};
+use super::{Conversation, PortId, PortInfo, Tags};
 
 /// Answers kept at the most: devices times the paths to each.
 pub const FOUND_MAX: usize = 4096;
@@ -79,29 +79,6 @@ impl Discovery {
         }
     }
 
-    /// A frame arrived.
-    pub fn handle_frame(&mut self, now: Instant, port: PortId, bytes: &[u8]) {
-        let Ok(frame) = Frame::parse(bytes) else { return };
-        let address = frame.header.address;
-        let known = self.ports.contains_key(&port) && self.wanted.reaches(address) && !address.is_wildcard();
-        if !frame.header.response || frame.header.error.is_some() || !known {
-            return;
-        }
-        let key = (address, frame.ethernet.source.octets(), port);
-        match frame.header.command {
-            Command::Config => self.handle_config(now, key, &frame),
-            Command::Ata => {
-                let Some(entry) = self.entries.get_mut(&key) else { return };
-                let Ok((ata, data)) = AtaRepr::parse(frame.body) else { return };
-                let failed = Status::from_bits_retain(ata.command).failed();
-                if frame.header.tag == entry.tag && entry.attempts > 0 && !failed {
-                    entry.found.identify = Identify::parse(data).ok();
-                }
-            }
-            _ => {}
-        }
-    }
-
     fn handle_config(&mut self, now: Instant, key: (Address, [u8; 6], PortId), frame: &Frame<'_>) {
         let Ok(config) = ConfigRepr::parse(frame.body, true) else { return };
         if self.entries.len() == FOUND_MAX && !self.entries.contains_key(&key) {
@@ -129,8 +106,42 @@ impl Discovery {
         entry.found.sectors_per_command = config.sector_count;
     }
 
-    /// The next frame to send, written into `out` (`FRAME_MAX` bytes): on which port, and how long it is.
-    pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<(PortId, usize)> {
+    /// Whether everybody who answered has been identified and the question has been asked often enough for
+    /// `wanted` to be one device that was found.
+    pub fn is_settled(&self) -> bool {
+        !self.entries.is_empty() && self.entries.values().all(|entry| !entry.wants_identify())
+    }
+
+    /// What was found, by address, target and port.
+    pub fn found(&self) -> impl Iterator<Item = &Found> {
+        self.entries.values().map(|entry| &entry.found)
+    }
+}
+
+impl Conversation for Discovery {
+    fn handle_frame(&mut self, now: Instant, port: PortId, bytes: &[u8]) {
+        let Ok(frame) = Frame::parse(bytes) else { return };
+        let address = frame.header.address;
+        let known = self.ports.contains_key(&port) && self.wanted.reaches(address) && !address.is_wildcard();
+        if !frame.header.response || frame.header.error.is_some() || !known {
+            return;
+        }
+        let key = (address, frame.ethernet.source.octets(), port);
+        match frame.header.command {
+            Command::Config => self.handle_config(now, key, &frame),
+            Command::Ata => {
+                let Some(entry) = self.entries.get_mut(&key) else { return };
+                let Ok((ata, data)) = AtaRepr::parse(frame.body) else { return };
+                let failed = Status::from_bits_retain(ata.command).failed();
+                if frame.header.tag == entry.tag && entry.attempts > 0 && !failed {
+                    entry.found.identify = Identify::parse(data).ok();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<(PortId, usize)> {
         if self.asked < ASK_AT.len() && now >= self.started + ASK_AT[self.asked] {
             self.asked += 1;
             self.to_ask = self.ports.keys().copied().collect();
@@ -151,21 +162,14 @@ impl Discovery {
         Some((entry.found.port, frames::identify(&envelope, out)))
     }
 
-    /// When to call `poll_transmit` again.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    fn poll_timeout(&self, _: Instant) -> Option<Instant> {
         let ask = ASK_AT.get(self.asked).map(|after| self.started + *after);
         self.entries.values().filter(|entry| entry.wants_identify()).map(|entry| entry.again).chain(ask).min()
     }
 
-    /// Whether everybody who answered has been identified and the question has been asked often enough for
-    /// `wanted` to be one device that was found.
-    pub fn is_settled(&self) -> bool {
-        !self.entries.is_empty() && self.entries.values().all(|entry| !entry.wants_identify())
-    }
-
-    /// What was found, by address, target and port.
-    pub fn found(&self) -> impl Iterator<Item = &Found> {
-        self.entries.values().map(|entry| &entry.found)
+    /// It goes on as long as its driver listens.
+    fn is_over(&self, _: Instant) -> bool {
+        false
     }
 }
 
@@ -247,7 +251,7 @@ mod tests {
         discovery.handle_frame(at(0), PORT, &answer(Command::Config, 0, 0, &config_body()));
         let mut now = at(0);
         let mut frames = 0;
-        while let Some(due) = discovery.poll_timeout() {
+        while let Some(due) = discovery.poll_timeout(now) {
             now = due.max(now);
             while discovery.poll_transmit(now, &mut out).is_some() {
                 frames += 1;

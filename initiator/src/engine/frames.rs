@@ -5,7 +5,7 @@ use aoe_common::ata::{LOG_STATION_IDENTITY, command};
 use aoe_common::frame::{HEADROOM, MAX_SECTORS, MIN_FRAME, SECTOR};
 use aoe_common::wire::{
     AtaFlags, AtaRepr, BROADCAST, Command, ConfigCommand, ConfigRepr, DirectiveRepr, EthernetRepr, Frame, HeaderRepr,
-    MacAddr, MaskCommand, MaskRepr, VERSION,
+    MacAddr, MaskCommand, MaskRepr, ReserveCommand, ReserveRepr, VERSION,
 };
 
 /// The longest frame an engine writes, in bytes.
@@ -41,10 +41,17 @@ impl Envelope {
 
 /// Asks everybody on a port for their config string. Writes a frame and returns its length.
 pub fn config_query(source: MacAddr, address: Address, tag: u32, out: &mut [u8]) -> usize {
-    out[..MIN_FRAME].fill(0);
     let envelope = Envelope { source, destination: BROADCAST, address, tag };
-    ConfigRepr::request(ConfigCommand::Read, b"").emit(envelope.emit(Command::Config, out));
-    MIN_FRAME
+    config_request(&envelope, ConfigCommand::Read, b"", out)
+}
+
+/// Asks for a device's config string, compares it or sets it. Writes a frame and returns its length.
+pub fn config_request(envelope: &Envelope, command: ConfigCommand, string: &[u8], out: &mut [u8]) -> usize {
+    let request = ConfigRepr::request(command, string);
+    let len = (HEADROOM - AtaRepr::WIRE_LEN + request.wire_len()).max(MIN_FRAME);
+    out[..len].fill(0);
+    request.emit(envelope.emit(Command::Config, out));
+    len
 }
 
 /// Asks a target for a device's mask list, or to edit it. Writes a frame and returns its length.
@@ -55,6 +62,17 @@ pub fn mask_request(envelope: &Envelope, command: MaskCommand, directives: &[Dir
     let directive_count = u8::try_from(directives.len()).expect("no more directives than a frame can count");
     let repr = MaskRepr { command, error: None, directive_count };
     repr.emit(directives.iter().copied(), envelope.emit(Command::Mask, out));
+    len
+}
+
+/// Asks a target for whom a device is reserved, or reserves it. Writes a frame and returns its length.
+pub fn reserve_request(envelope: &Envelope, command: ReserveCommand, stations: &[MacAddr], out: &mut [u8]) -> usize {
+    let body_len = ReserveRepr::FIXED_LEN + stations.len() * ReserveRepr::MAC_LEN;
+    let len = (HEADROOM - AtaRepr::WIRE_LEN + body_len).max(MIN_FRAME);
+    out[..len].fill(0);
+    let mac_count = u8::try_from(stations.len()).expect("no more stations than a frame can count");
+    let repr = ReserveRepr { command, mac_count };
+    repr.emit(stations.iter().copied(), envelope.emit(Command::Reserve, out));
     len
 }
 

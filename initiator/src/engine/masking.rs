@@ -11,13 +11,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aoe_common::addr::Address;
-use aoe_common::time::{Duration, Instant};
+use aoe_common::time::Instant;
 use aoe_common::wire::{
     Command, ConfigRepr, DirectiveCommand, DirectiveRepr, ErrorCode, Frame, MacAddr, MaskCommand, MaskError, MaskRepr,
 };
 
 use super::frames::{self, Envelope};
-use super::{PortId, PortInfo, Tags};
+use super::question::Question;
+use super::{Conversation, PortId, PortInfo, Tags};
 
 /// Exports in one conversation at the most.
 pub const EXPORTS_MAX: usize = 64;
@@ -25,11 +26,6 @@ pub const EXPORTS_MAX: usize = 64;
 pub const TARGETS_MAX: usize = 64;
 /// Directives in one edit, and stations on a list after it, at the most: they fit an MTU of 1500.
 pub const DIRECTIVES_MAX: usize = 180;
-
-/// When an unanswered frame is sent again: this long after the first time, then twice as long each time, up to the
-/// second figure.
-const RESEND_FIRST: Duration = Duration::from_millis(200);
-const RESEND_LAST: Duration = Duration::from_millis(1600);
 
 /// A mask list, as a target gave it last.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,25 +147,6 @@ impl std::fmt::Display for Round {
     }
 }
 
-/// A frame that is sent until it is answered.
-#[derive(Clone, Copy, Debug)]
-struct Question {
-    tag: u32,
-    sent: u32,
-    again: Instant,
-}
-
-impl Question {
-    fn new(tag: u32, now: Instant) -> Self {
-        Self { tag, sent: 0, again: now }
-    }
-
-    fn was_sent(&mut self, now: Instant) {
-        self.again = now + RESEND_LAST.min(RESEND_FIRST * 2u32.pow(self.sent.min(8)));
-        self.sent += 1;
-    }
-}
-
 /// A target that serves an export.
 #[derive(Debug)]
 struct Server {
@@ -237,25 +214,6 @@ impl Masking {
         }
     }
 
-    /// A frame arrived.
-    pub fn handle_frame(&mut self, now: Instant, port: PortId, bytes: &[u8]) {
-        let Ok(frame) = Frame::parse(bytes) else { return };
-        let header = frame.header;
-        let source = frame.ethernet.source;
-        let from_station = source.0 & 1 == 0 && source != MacAddr::zero();
-        if !header.response || !from_station || !self.exports.contains(&header.address) {
-            return;
-        }
-        let Some(info) = self.ports.get(&port) else { return };
-        match header.command {
-            Command::Config if header.error.is_none() && ConfigRepr::parse(frame.body, true).is_ok() => {
-                self.handle_server(now, header.address, source, port);
-            }
-            Command::Mask if frame.ethernet.destination == info.mac => self.handle_answer(now, &frame),
-            _ => {}
-        }
-    }
-
     /// Somebody serves an export.
     fn handle_server(&mut self, now: Instant, address: Address, target: MacAddr, port: PortId) {
         if let Some(known) = self.servers.get_mut(&(address, target.octets())) {
@@ -308,41 +266,6 @@ impl Masking {
         }
         server.stations = directives.map(|directive| directive.mac).collect();
         server.open = (round == Round::Editing).then(|| (Round::Verifying, Question::new(self.tags.take(), now)));
-    }
-
-    /// The next frame to send, written into `out` (`FRAME_MAX` bytes): on which port, and how long it is.
-    pub fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<(PortId, usize)> {
-        if now >= self.deadline {
-            return None;
-        }
-        if self.is_searching(now)
-            && let Some(((address, port), call)) = self.calls.iter_mut().find(|(_, call)| now >= call.again)
-        {
-            call.was_sent(now);
-            return Some((*port, frames::config_query(self.ports[port].mac, *address, call.tag, out)));
-        }
-        let is_due = |server: &Server| server.open.is_some_and(|(_, question)| now >= question.again);
-        let ((address, target), server) = self.servers.iter_mut().find(|(_, server)| is_due(server))?;
-        let (round, question) = server.open.as_mut().expect("it has a question that is due");
-        let port = server.ports[question.sent as usize % server.ports.len()];
-        question.was_sent(now);
-        let envelope = Envelope {
-            source: self.ports[&port].mac,
-            destination: (*target).into(),
-            address: *address,
-            tag: question.tag,
-        };
-        let directives = if *round == Round::Editing { self.directives.as_slice() } else { &[] };
-        Some((port, frames::mask_request(&envelope, round.command(), directives, out)))
-    }
-
-    /// When to call `poll_transmit` and [`Self::outcome`] again.
-    pub fn poll_timeout(&self, now: Instant) -> Instant {
-        let searching = self.is_searching(now);
-        let calls = self.calls.values().filter(|_| searching).map(|call| call.again);
-        let questions = self.servers.values().filter_map(|server| Some(server.open?.1.again));
-        let listen = (now < self.listen_until).then_some(self.listen_until);
-        calls.chain(questions).chain(listen).fold(self.deadline, Instant::min)
     }
 
     /// Whether there may be targets that have not been found.
@@ -420,6 +343,63 @@ impl Masking {
     }
 }
 
+impl Conversation for Masking {
+    fn handle_frame(&mut self, now: Instant, port: PortId, bytes: &[u8]) {
+        let Ok(frame) = Frame::parse(bytes) else { return };
+        let header = frame.header;
+        let source = frame.ethernet.source;
+        let from_station = source.0 & 1 == 0 && source != MacAddr::zero();
+        if !header.response || !from_station || !self.exports.contains(&header.address) {
+            return;
+        }
+        let Some(info) = self.ports.get(&port) else { return };
+        match header.command {
+            Command::Config if header.error.is_none() && ConfigRepr::parse(frame.body, true).is_ok() => {
+                self.handle_server(now, header.address, source, port);
+            }
+            Command::Mask if frame.ethernet.destination == info.mac => self.handle_answer(now, &frame),
+            _ => {}
+        }
+    }
+
+    fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<(PortId, usize)> {
+        if now >= self.deadline {
+            return None;
+        }
+        if self.is_searching(now)
+            && let Some(((address, port), call)) = self.calls.iter_mut().find(|(_, call)| call.is_due(now))
+        {
+            call.was_sent(now);
+            return Some((*port, frames::config_query(self.ports[port].mac, *address, call.tag(), out)));
+        }
+        let is_due = |server: &Server| server.open.is_some_and(|(_, question)| question.is_due(now));
+        let ((address, target), server) = self.servers.iter_mut().find(|(_, server)| is_due(server))?;
+        let (round, question) = server.open.as_mut().expect("it has a question that is due");
+        let port = server.ports[question.sent() % server.ports.len()];
+        question.was_sent(now);
+        let envelope = Envelope {
+            source: self.ports[&port].mac,
+            destination: (*target).into(),
+            address: *address,
+            tag: question.tag(),
+        };
+        let directives = if *round == Round::Editing { self.directives.as_slice() } else { &[] };
+        Some((port, frames::mask_request(&envelope, round.command(), directives, out)))
+    }
+
+    fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let searching = self.is_searching(now);
+        let calls = self.calls.values().filter(|_| searching).map(|call| call.again());
+        let questions = self.servers.values().filter_map(|server| Some(server.open?.1.again()));
+        let listen = (now < self.listen_until).then_some(self.listen_until);
+        calls.chain(questions).chain(listen).chain([self.deadline]).min()
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.outcome(now).is_some()
+    }
+}
+
 impl MaskList {
     /// The stations that the directives leave on the list.
     pub fn after(&self, directives: &[DirectiveRepr]) -> Vec<MacAddr> {
@@ -435,13 +415,6 @@ impl MaskList {
     }
 }
 
-impl Question {
-    /// What was never sent has no answer.
-    fn is_answered_by(&self, tag: u32) -> bool {
-        self.sent > 0 && self.tag == tag
-    }
-}
-
 impl Round {
     fn command(self) -> MaskCommand {
         match self {
@@ -454,6 +427,7 @@ impl Round {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aoe_common::time::Duration;
     use aoe_common::wire::{BROADCAST, ConfigCommand, EthernetRepr, HeaderRepr, VERSION};
 
     const PORT: PortId = PortId(1);
@@ -575,7 +549,7 @@ mod tests {
             if let Some(outcome) = masking.outcome(*now) {
                 return outcome;
             }
-            let due = masking.poll_timeout(*now);
+            let due = masking.poll_timeout(*now).expect("a deadline");
             assert!(due > *now, "something is due for ever");
             *now = due;
         }

@@ -1,8 +1,9 @@
 //! The initiator engine: requests and frames go in, frames and completions come out.
 //!
 //! Values without sockets, files, threads or clocks. [`Device`] serves the requests to one AoE disk over any
-//! number of paths; [`Discovery`] finds disks; [`Masking`] reads and edits who may use them. The contract with their
-//! driver:
+//! number of paths; the others are a [`Conversation`] each: [`Discovery`] finds disks, [`Masking`] reads and edits who
+//! may use them, [`Asking`] what else is set there, [`Pinging`] measures round trips, [`Checking`]
+//! what passes. The contract with their driver:
 //!
 //! 1. `handle_*` and `submit` take an input and the current time, never block and do bounded work.
 //! 2. After any input the driver pulls `poll_transmit` until `None` (each frame is written into a buffer of
@@ -14,17 +15,24 @@
 //! for every part of it; overlapping writes reach the target in the order they were submitted; an old copy of
 //! a write never lands over a newer one, as far as the initiator alone can see to it.
 
+mod asking;
+mod checking;
 mod device;
 mod discovery;
 mod frames;
 mod masking;
 mod path;
+mod pinging;
 mod quarantine;
+mod question;
 mod recovery;
+mod round_trips;
 mod rtt;
 mod unflushed;
 mod window;
 
+pub use asking::{Asking, Holder, STATIONS_MAX, Said, Setting, Wish};
+pub use checking::{Checking, LoadReport, SAMPLES, WAYS_MAX, Way, WayReport};
 pub use device::{
     Completion, Device, DeviceConfig, DeviceState, DeviceStats, Event, IoError, Operation, PathStats, REQUESTS_MAX,
     Request,
@@ -33,10 +41,28 @@ pub use discovery::{Discovery, FOUND_MAX, Found};
 pub use frames::FRAME_MAX;
 pub use masking::{DIRECTIVES_MAX, EXPORTS_MAX, MaskList, Masking, Round, TARGETS_MAX, Trouble};
 pub use path::{PATHS_MAX, PathState, WINDOW_MAX};
+pub use pinging::{ANSWERERS_MAX, Ping, PingReport, Pinging, Pong, Reply};
 pub use quarantine::QUARANTINE;
+pub use round_trips::{RoundTripTimes, RoundTrips};
 
 use aoe_common::planted::{Fault, planted};
 pub use aoe_common::port::{PortId, PortInfo};
+use aoe_common::time::Instant;
+
+/// Something to talk about with targets, from the first question to the last answer; nothing but its own frames.
+pub trait Conversation {
+    /// A frame arrived.
+    fn handle_frame(&mut self, now: Instant, port: PortId, bytes: &[u8]);
+
+    /// The next frame to send, written into `out` (`FRAME_MAX` bytes): on which port, and how long it is.
+    fn poll_transmit(&mut self, now: Instant, out: &mut [u8]) -> Option<(PortId, usize)>;
+
+    /// When to call `poll_transmit` and `is_over` again.
+    fn poll_timeout(&self, now: Instant) -> Option<Instant>;
+
+    /// Whether there is nothing more to say or to hear.
+    fn is_over(&self, now: Instant) -> bool;
+}
 
 /// Sectors per command on a port with a target that takes `offered`; 0 from old targets means 2.
 fn payload_sectors(port: PortInfo, offered: u8) -> u8 {
