@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 
 use aoe_initiator::attach_config;
-use aoe_initiator::cli::{attach, bench, detach, discover, fence, stat};
+use aoe_initiator::cli::{attach, bench, cfg, check, detach, discover, fence, ping, stat};
 use clap::{Command, CommandFactory};
 use clap_complete::{Shell, generate_to};
 
@@ -45,9 +45,12 @@ impl Package {
             Package::Initiator => vec![
                 attach::Args::command(),
                 bench::Args::command(),
+                cfg::Args::command(),
+                check::Args::command(),
                 detach::Args::command(),
                 discover::Args::command(),
                 fence::Args::command(),
+                ping::Args::command(),
                 stat::Args::command(),
             ],
         }
