@@ -226,7 +226,7 @@ impl Drop for Answering {
 }
 
 fn export(slot: u8, writes: u64) -> ExportStatus {
-    let none = serde_json::json!({ "buckets": [0; LATENCY_BUCKETS], "sum_us": 0 });
+    let none = serde_json::json!({ "buckets": vec![0; LATENCY_BUCKETS], "sum_us": 0 });
     let station = serde_json::json!({ "mac": "02:00:00:00:00:0a", "reads": 0, "read_bytes": 0, "writes": writes, "write_bytes": 0,
             "ignored": 0 });
     let export = serde_json::json!({
