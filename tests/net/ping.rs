@@ -70,6 +70,8 @@ fn net_ping_sees_a_target_come_and_go_and_ends_at_ctrl_c() {
     assert!(said.lines().count() > before, "it answers again\n{said}");
     let summary = said.lines().find(|line| line.contains("% loss")).expect("a summary");
     assert!(said.contains("--- e0.1, ") && !summary.contains(" 0.0 % loss"), "{said}");
+    let enough = lab.host("b").command("sh").args(["-c", "aoe-ping e0.1 -i 0.05 | head -n 2"]).run().succeeded().stdout;
+    assert_eq!(enough.lines().count(), 2, "a reader that has seen enough ends it\n{enough}");
 }
 
 #[test]

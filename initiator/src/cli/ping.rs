@@ -1,6 +1,6 @@
 //! `aoe-ping`: whether a device answers, and how fast.
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -103,14 +103,17 @@ fn ping(args: Args) -> Result<ExitCode> {
     let ping = Ping { device, identify, count, interval, patience: timeout };
     let mut pinging = Pinging::new(start, ping, first_tag(), talk.ports());
     let tells = !args.quiet && !args.json;
-    talk.hold_and_tell(&mut pinging, args.deadline.map(|deadline| start + deadline), |ports, pinging| {
+    let until = args.deadline.map(|deadline| start + deadline);
+    let held = talk.hold_and_tell(&mut pinging, until, |ports, pinging| {
         while let Some(pong) = pinging.poll_pong() {
             if tells {
-                show(&line(&pong, ports.name(pong.port))).map_err(io::Error::other)?;
+                writeln!(io::stdout(), "{}", line(&pong, ports.name(pong.port)))?;
             }
         }
         Ok(())
-    })?;
+    });
+    // A reader that has seen enough, such as head, ends it.
+    held.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })?;
     let summary = Summary::new(device, identify, &pinging, &talk);
     show(&if args.json { serde_json::to_string_pretty(&summary)? } else { summary.describe() })?;
     if summary.paths.iter().any(|path| path.answered > 0) {
