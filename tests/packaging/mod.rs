@@ -9,6 +9,7 @@ use std::path::Path;
 
 use aoe_initiator::attach_config;
 use aoe_initiator::cli::{attach, bench, cfg, check, detach, discover, fence, ping, stat};
+use aoe_target::config::{self, Place};
 use clap::{Command, CommandFactory};
 use clap_complete::{Shell, generate_to};
 
@@ -59,7 +60,7 @@ impl Package {
     /// Its configuration files.
     pub fn files(self) -> Vec<ConfigFile> {
         match self {
-            Package::Target => vec![],
+            Package::Target => vec![target_toml()],
             Package::Initiator => vec![attach_toml()],
         }
     }
@@ -75,6 +76,36 @@ impl Package {
         }
         pages.extend(self.files().iter().map(|file| Page::of_file(file, date)));
         pages
+    }
+}
+
+fn target_toml() -> ConfigFile {
+    let keys_of = |place: Place| {
+        let keys = config::KEYS.iter().filter(|key| key.place == place);
+        keys.map(|&config::Key { name, kind, default, about, .. }| ConfigKey { name, kind, default, about }).collect()
+    };
+    ConfigFile {
+        name: "aoe-target.toml",
+        path: config::DEFAULT_FILE,
+        about: "what an AoE target serves, and how",
+        description: "\
+The file says which files and block devices \"aoe-target serve\" exports, and how. Its language is TOML: keys at the top, a
+table [defaults] for what exports have in common, and a table [[export]] for each export or family of exports.
+
+A file with a mistake is refused as a whole. \"aoe-target serve --check\" tells the mistake, with line and column. A
+target that runs takes over a changed file on \"aoe-target ctl reload\" or SIGHUP; exports that are the same in both go on
+without a pause.
+
+aoe-target.service runs as a user of its own, of the group disk. It can use block devices, and files below /srv that this
+group may read and write; other folders after \"systemctl edit aoe-target\" and a line ReadWritePaths=/the/folder below
+[Service].",
+        sections: vec![
+            ("Keys at the top", keys_of(Place::Top)),
+            ("Keys of [defaults] and [[export]]", keys_of(Place::Each)),
+            ("Keys of [[export]] only", keys_of(Place::Export)),
+            ("Keys of edits", keys_of(Place::Edits)),
+        ],
+        installed: include_str!("../../systemd/target.toml"),
     }
 }
 
@@ -139,9 +170,24 @@ pub fn write_all(folder: &Path, date: &str) -> io::Result<()> {
             fs::create_dir_all(&section)?;
             for mut command in package.commands() {
                 let program = command.get_name().to_owned();
-                generate_to(shell, &mut command, program, &section)?;
+                let script = generate_to(shell, &mut command, program, &section)?;
+                if shell == Shell::Bash {
+                    let text = fs::read_to_string(&script)?;
+                    fs::write(script, with_alike_names(text, &command, ""))?;
+                }
             }
         }
     }
     Ok(())
+}
+
+/// clap_complete writes a name with a hyphen, of a program or a command, in two ways: where bash finds out which command
+/// is typed, and where it looks up what that command takes. Here the second becomes as the first, also for what is below.
+fn with_alike_names(script: String, command: &Command, above: &str) -> String {
+    const SEPARATOR: &str = "__subcmd__";
+    let path = if above.is_empty() { command.get_name().to_owned() } else { format!("{above} {}", command.get_name()) };
+    let found = path.replace([' ', '-'], SEPARATOR);
+    let meant = path.replace('-', "__").replace(' ', SEPARATOR);
+    let script = script.replace(&format!(" {found})\n"), &format!(" {meant})\n"));
+    command.get_subcommands().fold(script, |script, command| with_alike_names(script, command, &path))
 }

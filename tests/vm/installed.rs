@@ -20,7 +20,7 @@ use crate::net::tool;
 const PACKAGES: &str = "e2fsprogs,iproute2,kmod,libgcc-s1,mount,procps,systemd,systemd-sysv,udev";
 
 /// Units that take seconds under emulation, and that nothing here needs.
-const MASKED: [&str; 22] = [
+const MASKED: [&str; 25] = [
     "apt-daily-upgrade.timer",
     "apt-daily.timer",
     "console-getty.service",
@@ -38,7 +38,10 @@ const MASKED: [&str; 22] = [
     "sys-kernel-tracing.mount",
     "systemd-firstboot.service",
     "systemd-logind.service",
+    "systemd-network-generator.service",
     "systemd-networkd-wait-online.service",
+    "systemd-networkd.service",
+    "systemd-networkd.socket",
     "systemd-pstore.service",
     "systemd-random-seed.service",
     "systemd-update-utmp-runlevel.service",
@@ -60,11 +63,24 @@ WantedBy=sysinit.target
 
 /// All cards are up, without addresses: AoE needs none.
 const NETWORK: &str = "\
-[Match]
-Name=eth*
-[Network]
-LinkLocalAddressing=no
+ACTION==\"add\", SUBSYSTEM==\"net\", KERNEL==\"eth*\", RUN+=\"/bin/ip link set %k addrgenmode none up\"
 ";
+
+/// Programs that make units from files this system does not have. Each costs a moment at every change of units.
+const GENERATORS: [&str; 12] = [
+    "bless-boot",
+    "cryptsetup",
+    "debug",
+    "getty",
+    "gpt-auto",
+    "hibernate-resume",
+    "integritysetup",
+    "rc-local",
+    "run",
+    "system-update",
+    "sysv",
+    "veritysetup",
+];
 
 /// Makes a disk with the system for one guest, unless there is one.
 pub(super) fn provide(disk: &Path, kernel: &Kernel) {
@@ -101,6 +117,8 @@ fn install(kernel: &Kernel, work: &Path, image: &Path) {
     let (codename, uri) = apt::release();
     let mut bootstrap = tool("mmdebstrap");
     bootstrap.args(["--quiet", "--variant=essential", "--include", PACKAGES]);
+    // Nobody needs half an installation after a power cut.
+    bootstrap.arg("--dpkgopt=force-unsafe-io");
     for left_out in ["doc", "man", "info", "locale"] {
         bootstrap.arg(format!("--dpkgopt=path-exclude=/usr/share/{left_out}/*"));
     }
@@ -109,11 +127,14 @@ fn install(kernel: &Kernel, work: &Path, image: &Path) {
     write_program(&root.join("usr/local/sbin/listen"), LISTEN);
     let units = root.join("etc/systemd/system");
     fs::write(units.join("agent.service"), AGENT).expect("a file of ours");
-    for name in MASKED {
-        let _ = fs::remove_file(units.join(name));
-        symlink("/dev/null", units.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let generators = root.join("etc/systemd/system-generators");
+    fs::create_dir_all(&generators).expect("a folder");
+    let generators = GENERATORS.map(|name| generators.join(format!("systemd-{name}-generator")));
+    for nothing in MASKED.map(|name| units.join(name)).iter().chain(&generators) {
+        let _ = fs::remove_file(nothing);
+        symlink("/dev/null", nothing).unwrap_or_else(|e| panic!("{}: {e}", nothing.display()));
     }
-    fs::write(root.join("etc/systemd/network/storage.network"), NETWORK).expect("a file of ours");
-    said(tool("chroot").arg(&root).args(["systemctl", "enable", "agent", "systemd-networkd"]));
+    fs::write(root.join("etc/udev/rules.d/70-cards.rules"), NETWORK).expect("a file of ours");
+    said(tool("chroot").arg(&root).args(["systemctl", "enable", "agent"]));
     make_image(&root, work, image);
 }

@@ -142,7 +142,7 @@ impl Machine {
         if self.is_installed {
             let system = lab.path(&format!("{name}.system"));
             installed::provide(&system, &image.kernel);
-            command_line += " installed net.ifnames=0 systemd.journald.forward_to_console=1";
+            command_line += " installed net.ifnames=0 systemd.show_status=error systemd.log_target=journal";
             disks.insert(0, own(&system));
         } else {
             let ours = lab.path("ours.ext4");
