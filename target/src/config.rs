@@ -414,11 +414,9 @@ pub enum Mistake {
         /// Where it was named before.
         first: usize,
     },
-    /// Two exports that could write to one file.
-    #[error(
-        "{path} is {other} already (line {first}), and both could write; set read-only = true in both, or leave one out"
-    )]
-    TwoWriters {
+    /// Two exports of one file of which one could write.
+    #[error("{path} is {other} already (line {first}); set read-only = true in both, or leave one out")]
+    TwoUsers {
         /// The file.
         path: String,
         /// The other export.
@@ -530,7 +528,7 @@ pub fn parse(text: &str, file: &Path, files: &impl Files) -> Result<Settings, Co
     })?;
     let root = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let folder = root.parent().unwrap_or(Path::new("/"));
-    let mut reader = Reader { text, document, folder, files, addresses: BTreeMap::new(), writers: BTreeMap::new() };
+    let mut reader = Reader { text, document, folder, files, addresses: BTreeMap::new(), uses: BTreeMap::new() };
     let defaults = written.defaults.over(&Defaults::default());
     let mut exports = Vec::new();
     for (index, entry) in written.export.iter().enumerate() {
@@ -817,8 +815,8 @@ struct Reader<'a, F> {
     files: &'a F,
     /// Where addresses are named.
     addresses: BTreeMap<Address, usize>,
-    /// Files that are written to, by which export, and where.
-    writers: BTreeMap<PathBuf, (Address, usize)>,
+    /// Files, by which export and where, and whether it only reads.
+    uses: BTreeMap<PathBuf, (Address, usize, bool)>,
 }
 
 impl<F: Files> Reader<'_, F> {
@@ -889,13 +887,13 @@ impl<F: Files> Reader<'_, F> {
             let first = line_and_column(self.text, first).0;
             return Err((at_slot, Mistake::Twice { address, first }));
         }
-        if export.read_only {
-            return Ok(());
-        }
         let real = self.files.real(&export.path).unwrap_or_else(|| export.path.clone());
-        if let Some((other, first)) = self.writers.insert(real, (address, at_path)) {
+        let before = self.uses.insert(real, (address, at_path, export.read_only));
+        if let Some((other, first, read_only)) = before
+            && !(read_only && export.read_only)
+        {
             let first = line_and_column(self.text, first).0;
-            return Err((at_path, Mistake::TwoWriters { path: export.path.display().to_string(), other, first }));
+            return Err((at_path, Mistake::TwoUsers { path: export.path.display().to_string(), other, first }));
         }
         Ok(())
     }
@@ -1208,7 +1206,7 @@ mod tests {
             ),
             (
                 &second("shelf = 7\nslot = 2\npath = \"/dev/sdb\""),
-                "9:8: /dev/sdb is e7.1 already (line 4), and both could write; set read-only",
+                "9:8: /dev/sdb is e7.1 already (line 4); set read-only = true in both, or leave one out",
             ),
             (&second("slot = 2\npath = \"/b\""), "6:1: an export needs shelf: a number from 0 to 65534"),
             (&second("shelf = 2\nslot = 2"), "6:1: an export needs path: a path"),
@@ -1236,13 +1234,15 @@ mod tests {
     }
 
     #[test]
-    fn a_file_under_two_names_has_one_writer() {
+    fn a_file_under_two_names_is_one() {
         let host = Host { files: vec![], links: vec![("/dev/disk/by-id/b", "/dev/sdb"), ("/dev/sdb", "/dev/sdb")] };
         let two =
             |extra: &str| format!("{EXPORT}[[export]]\nshelf = 7\nslot = 2\npath = \"/dev/disk/by-id/b\"\n{extra}");
         let error = parse(&two(""), Path::new("f"), &host).unwrap_err().to_string();
         assert!(error.starts_with("f:8:8: /dev/disk/by-id/b is e7.1 already (line 4)"), "{error}");
-        let settings = parse(&two("read-only = true"), Path::new("f"), &host).unwrap();
+        assert!(parse(&two("read-only = true"), Path::new("f"), &host).is_err(), "the other can write");
+        let both = format!("[defaults]\nread-only = true\n{}", two(""));
+        let settings = parse(&both, Path::new("f"), &host).unwrap();
         assert_eq!(settings.exports[1].path, Path::new("/dev/disk/by-id/b"), "kept as it is written");
     }
 

@@ -98,7 +98,6 @@ fn convert(blades: Vec<(String, Result<Blade, String>)>) -> Imported {
     let mut body = String::new();
     let mut interfaces: Vec<String> = Vec::new();
     let mut known: BTreeMap<Address, Export> = BTreeMap::new();
-    let mut writers: BTreeMap<String, Address> = BTreeMap::new();
     let mut first_served_on: BTreeMap<Address, Vec<String>> = BTreeMap::new();
     for (source, blade) in blades {
         let _ = writeln!(body, "\n# {}", one_line(&source));
@@ -109,10 +108,14 @@ fn convert(blades: Vec<(String, Result<Blade, String>)>) -> Imported {
                 // vblade has a process for each interface; here one export is on all of them.
                 Some(same) if *same == export => {}
                 Some(_) => return Err(format!("{} is another export already", export.address)),
-                None if export.read_only => {}
-                None => match writers.get(&export.path) {
-                    Some(other) => return Err(format!("{} is {other} already, and both could write", export.path)),
-                    None => drop(writers.insert(export.path.clone(), export.address)),
+                None => match known.values().find(|other| other.path == export.path) {
+                    Some(other) if !(other.read_only && export.read_only) => {
+                        return Err(format!(
+                            "{} is {} already, and one of them could write",
+                            export.path, other.address
+                        ));
+                    }
+                    _ => {}
                 },
             }
             if !interfaces.contains(&blade.netif) {
@@ -467,7 +470,7 @@ mod tests {
         let elsewhere = PLAIN.replace("slot=3", "slot=4");
         let (imported, settings) = converted(&[PLAIN, &elsewhere, &PLAIN.replace("export", "other")]);
         assert_eq!((settings.exports.len(), imported.left_out), (1, 2));
-        assert!(imported.notes[0].contains("/dev/mapper/export is e10.3 already, and both could write"));
+        assert!(imported.notes[0].contains("/dev/mapper/export is e10.3 already, and one of them could write"));
         assert!(imported.notes[1].contains("e10.3 is another export already"), "{:?}", imported.notes);
     }
 

@@ -158,13 +158,16 @@ fn net_config_of_vblade_is_imported() {
     let lab = Lab::pair(1500);
     let folder = lab.path("vblade.conf.d");
     fs::create_dir(&folder).unwrap();
-    random_file(&lab.path("disk.img"), 1 << 20, 1);
+    for (number, name) in ["disk.img", "my other disk.img"].into_iter().enumerate() {
+        random_file(&lab.path(name), 1 << 20, number as u64);
+    }
     let disk = lab.path("disk.img");
     let common = format!("shelf=14\nnetif=eth0\nfilename='{}'\n", disk.display());
+    let other = common.replace("disk.img", "my other disk.img");
     let mac = lab.mac("b").replace(':', "").to_uppercase();
     fs::write(folder.join("one.conf"), format!("{common}slot=2\noptions='-r -m {mac} -o 8 -l 1024 -b 32'\n")).unwrap();
-    fs::write(folder.join("two.conf"), format!("{common}slot=3\nionice='-c2 -n7'\n")).unwrap();
-    fs::write(folder.join("bad.conf"), format!("{common}slot=$SLOT\n")).unwrap();
+    fs::write(folder.join("two.conf"), format!("{other}slot=3\nionice='-c2 -n7'\n")).unwrap();
+    fs::write(folder.join("bad.conf"), format!("{other}slot=$SLOT\n")).unwrap();
     let import = "aoe-target import-vblade vblade.conf.d";
     let printed = lab.host("a").typed(import).run().exited(FAILED);
     assert!(printed.stderr.contains("bad.conf: left out: line 4: $ is for the shell"), "{}", printed.output());
@@ -182,8 +185,8 @@ fn net_config_of_vblade_is_imported() {
         |device: &str| found(&lab).into_iter().find(|(name, _)| name == device).map(|(_, size)| Value::from(size));
     let theirs = size("e14.2");
     vblade.stop();
-    let control = fs::read_to_string(lab.path("target.toml")).unwrap();
-    let target = serve(&lab, &control);
+    let imported = fs::read_to_string(lab.path("target.toml")).unwrap();
+    let target = serve(&lab, &imported);
     assert_eq!((size("e14.2"), size("e14.3")), (theirs, Some(Value::from(1 << 20))));
     assert_eq!(size("e14.2"), Some(Value::from(512 << 10)));
     target.stop().succeeded();
