@@ -18,6 +18,8 @@ fn vm_guides_of_two_machines() {
     );
     let places: [(&str, &dyn Place); 2] = [("alpha", &alpha), ("storage", &storage)];
 
+    // An installed system has it.
+    storage.run("mkdir -p /srv");
     let guide = Guide::open("getting-started");
     guide.follow("Try it", &places);
     assert_eq!(alpha.run("cat /mnt/hello"), "hello\n");
