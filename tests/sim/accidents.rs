@@ -7,6 +7,7 @@ use aoe_common::wire::MacAddr;
 use aoe_initiator::engine::{Device, DeviceConfig, QUARANTINE};
 use aoe_target::engine::editors::EditPolicy;
 use aoe_target::engine::export::{ExportConfig, Hold, StoredState};
+use aoe_target::engine::operation::DiskId;
 use aoe_target::engine::stale::LIFE as FRAME_LIFE;
 use aoe_target::engine::{EngineConfig, Target};
 use fastrand::Rng;
@@ -18,7 +19,7 @@ use super::knobs::Arrangement;
 use super::network::{Direction, Place};
 use super::server::{Forgetful, Server};
 use super::workload::Pending;
-use super::world::{ADMIN, Event, TargetHost, World};
+use super::world::{ADMIN, Event, Process, TargetHost, World};
 
 /// A kind of accident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +33,10 @@ pub(super) enum Accident {
     Takeover,
     Fencing,
     Hostile,
+    Change,
 }
 
-const ALL: [Accident; 9] = [
+const ALL: [Accident; 10] = [
     Accident::Flap,
     Accident::Mtu,
     Accident::Partition,
@@ -44,6 +46,7 @@ const ALL: [Accident; 9] = [
     Accident::Takeover,
     Accident::Fencing,
     Accident::Hostile,
+    Accident::Change,
 ];
 
 const MILLIS: u64 = 1_000_000;
@@ -70,6 +73,7 @@ impl World {
             Accident::Takeover => accidents.takeover,
             Accident::Fencing => accidents.fencing,
             Accident::Hostile => accidents.hostile,
+            Accident::Change => accidents.change,
         }
     }
 
@@ -161,6 +165,7 @@ impl World {
             }
             Accident::Fencing => self.shut_somebody_out(),
             Accident::Hostile => self.send_hostile(),
+            Accident::Change => self.change_export(),
         }
         Ok(())
     }
@@ -245,6 +250,53 @@ impl World {
             rotational: None,
             cache_memory,
         }
+    }
+
+    /// An operator removes an export, or drains it. It comes back after a while, with what was stored of it.
+    fn change_export(&mut self) {
+        let target = self.rng.usize(..self.targets.len());
+        let now = self.clock(target);
+        let host = &mut self.targets[target];
+        let process = Process { target, generation: host.generation };
+        let Some(Server::Ours(engine)) = &mut host.server else { return };
+        let export = DiskId(self.rng.usize(..host.exports.len()) as u32);
+        if !engine.export(export).is_heard() {
+            return;
+        }
+        let how = if self.rng.bool() {
+            engine.remove_export(export);
+            "removed"
+        } else {
+            engine.drain(now, export, true);
+            "drained"
+        };
+        self.tell(format!("export {} of target {target} was {how}", export.0));
+        let after = self.rng.u64(MILLIS..=5_000 * MILLIS);
+        self.schedule(after, Event::BackAgain { process, export });
+        self.drain_target(target);
+    }
+
+    /// The operator lets an export serve again, as soon as what was under way has ended.
+    pub fn serve_again(&mut self, process: Process, export: DiskId) {
+        let target = process.target;
+        let now = self.clock(target);
+        let (address, disk, _) = self.targets[target].exports[export.0 as usize];
+        let boots = self.targets[target].boots;
+        let Some(Server::Ours(engine)) = &mut self.targets[target].server else { return };
+        if engine.export(export).draining {
+            engine.drain(now, export, false);
+        } else if !engine.is_quiet(export) {
+            return self.schedule(MILLIS, Event::BackAgain { process, export });
+        } else {
+            let stored = engine.export(export).stored();
+            engine.finish_removal(now, export);
+            let memory = CacheMemory { host: target as u32, life: boots << 8 | stored.cleared };
+            let config = self.export_config(address, disk, memory);
+            let Some(Server::Ours(engine)) = &mut self.targets[target].server else { return };
+            let id = engine.add_export(now, config, stored).expect("its place is free");
+            assert_eq!(id, export, "what is remembered goes by the number");
+        }
+        self.drain_target(target);
     }
 
     /// A target dies. What it had the disk do is done in part.

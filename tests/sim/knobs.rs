@@ -104,6 +104,8 @@ pub struct Accidents {
     pub fencing: u64,
     /// A stranger sends what it likes.
     pub hostile: u64,
+    /// An operator removes an export and adds it again, or drains it for a while.
+    pub change: u64,
 }
 
 const MICROS: u64 = 1_000;
@@ -135,6 +137,7 @@ impl Knobs {
             takeover: accident(&[0, 0, 0, 2 * SECONDS, 20 * SECONDS], true),
             fencing: accident(&[0, 0, 0, SECONDS / 2, 3 * SECONDS], arrangement == Single),
             hostile: accident(&[0, 0, MILLIS, 30 * MILLIS], true),
+            change: 0,
         };
         let disk_errors = if shared { pick(&[0, 0, 0, 0, 10]) as u32 } else { 0 };
         let modes = [CacheMode::Auto, CacheMode::Auto, CacheMode::Writeback, CacheMode::Writethrough];
@@ -169,6 +172,14 @@ impl Knobs {
             writes: pick(&[20, 50, 80]) as u32,
             zeroes: pick(&[0, 0, 10]) as u32,
             flushes: pick(&[0, 2, 10, 40]) as u32,
+        }
+    }
+
+    /// Adds what an operator does. Drawn apart, so that all else of a seed stays as it is.
+    pub fn draw_changes(&mut self, rng: &mut Rng) {
+        let choices = [0, 0, 0, SECONDS, 5 * SECONDS];
+        if self.arrangement != Arrangement::Forgetful {
+            self.accidents.change = choices[rng.usize(..choices.len())];
         }
     }
 

@@ -137,6 +137,7 @@ pub(super) enum Event {
     PowerCut { target: usize },
     AdminResends { tag: u32 },
     LetIn,
+    BackAgain { process: Process, export: DiskId },
 }
 
 /// A target from its start to its death.
@@ -223,6 +224,7 @@ impl World {
     fn new(seed: u64, options: Options) -> Self {
         let mut rng = Rng::with_seed(seed);
         let mut knobs = Knobs::draw(&mut rng);
+        knobs.draw_changes(&mut Rng::with_seed(!seed));
         if options.long.is_some() {
             (knobs.requests, knobs.pause) = (u32::MAX, knobs.pause.max(5_000_000_000));
         }
@@ -494,6 +496,12 @@ impl World {
                 }
             }
             Event::LetIn => self.let_everybody_in(),
+            Event::BackAgain { process, export } => {
+                // One that was killed meanwhile serves all when it is back.
+                if self.targets[process.target].generation == process.generation {
+                    self.serve_again(process, export);
+                }
+            }
         }
         Ok(())
     }
