@@ -136,13 +136,15 @@ mod tests {
     fn what_would_fail_is_told_for_each_export() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        std::fs::write(path("good.img"), [0; 4096]).unwrap();
+        for name in ["good.img", "other.img"] {
+            std::fs::write(path(name), [0; 4096]).unwrap();
+        }
         std::fs::write(path("small.img"), [0; 100]).unwrap();
         std::fs::create_dir(path("folder.img")).unwrap();
         let mut text = "interfaces = [\"no-such-*\"]\n".to_owned();
         for (slot, (name, more)) in [
             ("good.img", "offset = 2\nallow = [\"02:00:00:00:00:0a\"]"),
-            ("good.img", "read-only = true\nlength = 9"),
+            ("other.img", "read-only = true\nlength = 9"),
             ("small.img", ""),
             ("folder.img", ""),
             ("missing.img", ""),
