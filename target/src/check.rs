@@ -123,7 +123,8 @@ impl fmt::Display for Report {
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
-        writeln!(f, "{}\n\n{} exports on {on}", table.trim_fmt(), self.exports.len())
+        let plural = if self.exports.len() == 1 { "" } else { "s" };
+        writeln!(f, "{}\n\n{} export{plural} on {on}", table.trim_fmt(), self.exports.len())
     }
 }
 

@@ -86,6 +86,8 @@ pub fn import(paths: &[PathBuf]) -> Result<Imported> {
             blades.push((path.display().to_string(), read_fragment(path)));
         }
     }
+    // Debian's package brings one that sets nothing.
+    blades.retain(|(_, blade)| *blade != Ok(Blade::default()));
     if blades.len() > EXPORTS_MAX {
         bail!("these are more than {EXPORTS_MAX} exports");
     }
@@ -486,7 +488,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         fs::write(path("demo.conf"), PLAIN).unwrap();
-        fs::write(path("skeleton.txt"), "no configuration").unwrap();
+        fs::write(path("skeleton.conf"), "# shelf=\n\n# slot=\n").unwrap();
+        fs::write(path("notes.txt"), "no configuration").unwrap();
         let persist = path("vblades").join("e1.2");
         fs::create_dir_all(persist.join("env")).unwrap();
         fs::create_dir_all(persist.join("macs")).unwrap();

@@ -240,7 +240,9 @@ fn net_control_changes_settings_and_lists() {
     let stations = status["stations"].as_array().unwrap();
     assert_eq!((&stations[0]["mac"], &stations[0]["writes"]), (&json!(me), &json!(2)));
     assert_eq!(stations[0]["write_bytes"], 2 * SECTOR);
-    assert!(status["write_latency"]["buckets"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum::<u64>() >= 2);
+    assert!(
+        status["write_latency"]["buckets"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum::<u64>() >= 2
+    );
     let table = served.done("status");
     assert!(table.contains("e0.1") && table.contains("eth0") && table.contains("read-write"), "{table}");
     assert!(served.done("status e0.1").contains(&me));
@@ -258,10 +260,13 @@ fn net_control_changes_settings_and_lists() {
 #[test]
 fn net_control_by_hand_and_against_odd_clients() {
     let served = Served::new(&file_of(&[(1, "one.img", "")]));
-    let by_hand = served.lab.host("a").command("sh").args(["-c", concat!(
-        r#"printf '{"command":"status"}\n{"command":"config-string","device":"e0.1","set":"hello"}\n\n"#,
-        r#"{"command":"mask","device":"e0.1"}\n{"command":"format"}\n' | socat -t 5 - UNIX-CONNECT:control.sock"#
-    )]);
+    let by_hand = served.lab.host("a").command("sh").args([
+        "-c",
+        concat!(
+            r#"printf '{"command":"status"}\n{"command":"config-string","device":"e0.1","set":"hello"}\n\n"#,
+            r#"{"command":"mask","device":"e0.1"}\n{"command":"format"}\n' | socat -t 5 - UNIX-CONNECT:control.sock"#
+        ),
+    ]);
     let answers = by_hand.run().succeeded().stdout;
     let answers: Vec<Value> = answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(answers.len(), 4, "{answers:?}");
@@ -315,7 +320,8 @@ fn net_control_reload_applies_what_differs_and_nothing_of_a_bad_file() {
     // One change fails, the others are made; what ctl did is undone, and said to be.
     served.done("add shelf 0 slot 9 two.img");
     served.done("set e0.1 --buffers 100");
-    let exports = [(1, "one.img", "cache = \"writeback\""), (3, "three.img", "serial = \"THREE\""), (4, "none.img", "")];
+    let exports =
+        [(1, "one.img", "cache = \"writeback\""), (3, "three.img", "serial = \"THREE\""), (4, "none.img", "")];
     served.write_file(&format!("threads = 2\n{}", file_of(&exports)));
     let report = served.ctl("reload").exited(1).stdout;
     for part in [
@@ -467,7 +473,11 @@ fn net_control_streams_notice_nothing_of_changes_around_them() {
             resized += 1;
         }
         let report = socket.ask(&json!({ "command": "reload" }));
-        assert_eq!((report["failed"].clone(), report["done"].as_array().unwrap().len()), (json!([]), changes), "{report}");
+        assert_eq!(
+            (report["failed"].clone(), report["done"].as_array().unwrap().len()),
+            (json!([]), changes),
+            "{report}"
+        );
         match step {
             30 => drop(lab.host("a").typed("ip link set eth1 down").run().succeeded()),
             60 => drop(lab.host("a").typed("ip link set eth1 up").run().succeeded()),
