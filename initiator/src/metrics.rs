@@ -253,6 +253,19 @@ mod tests {
     }
 
     #[test]
+    fn the_dashboard_asks_for_what_there_is() {
+        let dashboard = include_str!("../../docs/grafana-aoe.json");
+        let page = page(status());
+        let words = dashboard.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        let asked: std::collections::BTreeSet<_> = words.filter(|word| word.starts_with("aoe_attach_")).collect();
+        assert!(asked.len() > 8, "{asked:?}");
+        for name in asked {
+            let has = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{'));
+            assert!(page.lines().any(has), "{name} is not there");
+        }
+    }
+
+    #[test]
     fn a_name_cannot_end_its_label() {
         let mut status = status();
         status.place = "unix:/run/a\"} 1\nb\\".into();

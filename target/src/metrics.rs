@@ -302,13 +302,22 @@ impl Collector for Families {
             match series {
                 Series::Gauges(values) => {
                     for (labels, value) in values {
-                        family.encode_family(labels)?.encode_gauge(value)?;
+                        // Of what has no labels, not even their braces.
+                        if labels.is_empty() {
+                            family.encode_gauge(value)?;
+                        } else {
+                            family.encode_family(labels)?.encode_gauge(value)?;
+                        }
                     }
                 }
                 Series::Counters(values) => {
                     for (labels, value) in values {
                         let none = None::<&Exemplar<NoLabelSet, u64>>;
-                        family.encode_family(labels)?.encode_counter(value, none)?;
+                        if labels.is_empty() {
+                            family.encode_counter(value, none)?;
+                        } else {
+                            family.encode_family(labels)?.encode_counter(value, none)?;
+                        }
                     }
                 }
                 Series::Histograms(values) => {
@@ -601,5 +610,6 @@ mod tests {
     fn a_target_without_exports_has_its_figures() {
         let (series, _) = read(&render(&TargetStatus::default()));
         assert!(series.iter().any(|(name, ..)| name == "aoe_target_uptime_seconds"));
+        assert!(!render(&TargetStatus::default()).contains("{}"));
     }
 }
