@@ -287,7 +287,7 @@ fn net_disk_faults_stuck_where_calls_block_end_the_signs_of_life() {
 
     // The thread that serves is in the kernel, and a service manager would start the target anew.
     faulty.set("stuck-read");
-    let mut client = disk.command("read -P 0x22 1M 64k").spawn();
+    let mut client = disk.command("read -P 0 3M 64k").spawn();
     manager.hears_nothing_for(Duration::from_secs(1));
     faulty.clear("stuck-read");
     manager.hears("WATCHDOG=1");
