@@ -71,7 +71,7 @@ impl Page {
             paragraph.lines().for_each(|line| text += &format!("{}\n", escape(line)));
         }
         for (heading, keys) in &file.sections {
-            text += &format!(".SH \"{}\"\n", escape(&heading.to_uppercase()));
+            text += &format!(".SH \"{}\"\n", escape(heading));
             for ConfigKey { name, kind, default, about } in keys {
                 let (name, kind) = (escape_within(name), escape_within(kind));
                 text += &format!(".TP\n\\fB{name}\\fR = \\fI{kind}\\fR\n{}\n", escape(about));
