@@ -75,6 +75,8 @@ pub fn render(status: &TargetStatus) -> String {
 }
 
 type Labels = Vec<(&'static str, String)>;
+/// A figure by its name in a label.
+type Named<T> = (&'static str, fn(&T) -> u64);
 
 /// All series of one name.
 #[derive(Debug)]
@@ -145,11 +147,9 @@ fn of_exports(exports: &[ExportStatus]) -> Vec<Family> {
     let each = |value: fn(&ExportStatus) -> u64| {
         exports.iter().map(|export| (vec![device(export)], value(export))).collect::<Vec<_>>()
     };
-    let by_kind = |values: &[(&str, fn(&ExportStatus) -> u64)]| {
+    let by_kind = |values: &[Named<ExportStatus>]| {
         let of = |export| {
-            move |&(name, value): &(&str, fn(&ExportStatus) -> u64)| {
-                (vec![device(export), ("kind", name.to_owned())], value(export))
-            }
+            move |&(name, value): &Named<ExportStatus>| (vec![device(export), ("kind", name.to_owned())], value(export))
         };
         exports.iter().flat_map(|export| values.iter().map(of(export))).collect::<Vec<_>>()
     };
@@ -237,7 +237,7 @@ fn of_stations(exports: &[ExportStatus]) -> Vec<Family> {
     let labels = |(export, station): &(&ExportStatus, &StationStatus)| {
         vec![("device", export.device.to_string()), ("station", station.mac.clone())]
     };
-    let by_kind = |values: [(&str, fn(&StationStatus) -> u64); 2]| {
+    let by_kind = |values: [Named<StationStatus>; 2]| {
         let of = |pair| {
             values.map(|(name, value)| ([labels(pair), vec![("kind", name.to_owned())]].concat(), value(pair.1)))
         };
@@ -417,8 +417,11 @@ mod tests {
         TargetStatus { version: "1".to_owned(), interfaces: vec![interface], exports, ..TargetStatus::default() }
     }
 
-    /// Reads a text as strictly as the format is defined: name, labels and value of each series, and the names of families.
-    fn read(text: &str) -> (Vec<(String, BTreeMap<String, String>, f64)>, BTreeSet<String>) {
+    /// The name, labels and value of each series, and the names of families.
+    type Page = (Vec<(String, BTreeMap<String, String>, f64)>, BTreeSet<String>);
+
+    /// Reads a text as strictly as the format is defined.
+    fn read(text: &str) -> Page {
         let (mut series, mut families) = (Vec::new(), BTreeSet::new());
         let mut family = (String::new(), String::new());
         let body = text.strip_suffix("# EOF\n").expect("the end is marked");

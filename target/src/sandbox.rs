@@ -425,7 +425,10 @@ mod tests {
                     run(&mut disks, zero, FrameBuffer::new(0));
 
                     assert_eq!(errno(File::open(&path)), OUT);
-                    assert_eq!(errno(OpenOptions::new().write(true).create(true).open(folder.path().join("x"))), OUT);
+                    assert_eq!(
+                        errno(OpenOptions::new().write(true).create_new(true).open(folder.path().join("x"))),
+                        OUT
+                    );
                     assert_eq!(errno(Command::new("/bin/true").spawn()), OUT);
                     assert_eq!(errno(UnixStream::connect("/nowhere")), OUT);
                     assert_eq!(errno(TcpStream::connect("127.0.0.1:9")), OUT);

@@ -160,10 +160,9 @@ async fn run(
     let (store, store_thread) = store.unzip();
     let mut interfaces = choice.of(ethernet_interfaces()?);
     let lines: Vec<_> = exports.iter().map(|(_, served)| line(served)).collect();
-    let mut workers = Workers::default();
+    let mut workers = Workers { sandbox, mailboxes: Vec::new(), pulses: Vec::new(), ends: JoinSet::new() };
     let is_lasting = socket.is_some();
-    let (engine, members) =
-        workers.start(settings, is_lasting, exports, store, &look_again, &interfaces, sandbox).await?;
+    let (engine, members) = workers.start(settings, is_lasting, exports, store, &look_again, &interfaces).await?;
     let roster = Roster::new(settings, workers.mailboxes.clone(), members, opener, Arc::clone(&look_again));
     let roster = Arc::new(roster);
     roster.tell_links(&interfaces);
@@ -261,8 +260,9 @@ async fn reload_when(asked: Arc<Notify>, roster: Arc<Roster>) {
 }
 
 /// The workers and the ways to reach them.
-#[derive(Default)]
 struct Workers {
+    /// What confines them.
+    sandbox: Sandbox,
     mailboxes: Vec<Arc<Mailbox<Mail>>>,
     /// Their signs of life.
     pulses: Vec<Arc<Pulse>>,
@@ -335,7 +335,6 @@ impl Workers {
         store: Option<Store>,
         look_again: &Arc<Notify>,
         interfaces: &[Interface],
-        sandbox: Sandbox,
     ) -> Result<(&'static str, BTreeMap<Address, Member>)> {
         // More exports may come later.
         let useful = if is_lasting { usize::MAX } else { exports.len() };
@@ -360,7 +359,7 @@ impl Workers {
                 pulse: Arc::clone(&pulse),
                 look_again: Arc::clone(look_again),
             };
-            let interfaces = interfaces.to_vec();
+            let (interfaces, sandbox) = (interfaces.to_vec(), self.sandbox);
             let (tell_ready, ready) = oneshot::channel();
             let (tell_end, end) = oneshot::channel();
             std::thread::Builder::new().name(format!("aoe-worker-{number}")).spawn(move || {

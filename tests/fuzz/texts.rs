@@ -38,7 +38,7 @@ impl Files for Folder {
     }
 
     fn real(&self, path: &Path) -> Option<PathBuf> {
-        (path.as_os_str().len() % 2 == 0).then(|| path.to_owned())
+        path.as_os_str().len().is_multiple_of(2).then(|| path.to_owned())
     }
 }
 

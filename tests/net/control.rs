@@ -106,7 +106,7 @@ impl Client {
     fn ask(&mut self, device: &str, body: &[u8], tag: u32, patience: Duration) -> Option<(u8, u8, u8)> {
         let device: Address = device.parse().unwrap();
         let frame = request(self.wire.mac(), self.target, device, Command::Ata, tag, body);
-        self.wire.send(&[frame.clone()]);
+        self.wire.send(std::slice::from_ref(&frame));
         let began = Instant::now();
         while let Some(answer) = self.wire.receive(patience.saturating_sub(began.elapsed())) {
             let parsed = Frame::parse(&answer).expect("an AoE frame");

@@ -103,7 +103,7 @@ fn figure(lines: &[String], row: &str, head: &str) -> Option<f64> {
     row.get(..end)?.rsplit(' ').next()?.parse().ok()
 }
 
-fn load<'lab>(lab: &'lab Lab, uri: &str, options: &[&str]) -> Daemon {
+fn load(lab: &Lab, uri: &str, options: &[&str]) -> Daemon {
     let place = format!("--uri={uri}");
     let load = ["--name=load", "--ioengine=nbd", &place, "--iodepth=8", "--rw=randrw", "--bs=4k", "--size=8M"];
     lab.host("b").command("fio").args(load).args(["--time_based", "--runtime=60"]).args(options).spawn()
