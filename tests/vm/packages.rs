@@ -105,7 +105,7 @@ fn vm_packages_mount_at_boot_and_leave_nothing() {
     // The client boots while nobody has the disk: it boots all the same, and mounts when the server is back.
     server.run("systemctl stop aoe-target");
     let client = client.kill().boot(&lab);
-    client.run("systemctl is-system-running --wait || true");
+    client.wait_until(BOOT, "systemctl is-active multi-user.target");
     client.fails("findmnt /srv");
     server.run("systemctl start aoe-target");
     client.wait_until(BOOT, "findmnt /srv");
