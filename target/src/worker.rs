@@ -258,7 +258,7 @@ impl Worker {
                 self.begin_last_sync();
             }
             moved += self.run_disks(now)?;
-            self.go_on_with_orders(now);
+            moved += self.go_on_with_orders(now);
             self.save_settings();
             moved += self.transmit(now);
             self.report(now);
@@ -385,8 +385,9 @@ impl Worker {
         Ok(self.engine.export(id).config.sectors)
     }
 
-    /// Ends what the operator asked for and had to wait.
-    fn go_on_with_orders(&mut self, now: Instant) {
+    /// Ends what the operator asked for and had to wait. Tells how many steps were taken: what they queue is to be run.
+    fn go_on_with_orders(&mut self, now: Instant) -> usize {
+        let mut steps = 0;
         while let Some((disk, in_force)) = self.engine.poll_changed() {
             if let Some(reply) = self.changing.remove(&disk) {
                 let _ = reply.send(in_force.then_some(()).ok_or_else(|| {
@@ -394,29 +395,26 @@ impl Worker {
                 }));
             }
         }
-        for (address, change, reply) in std::mem::take(&mut self.waiting) {
-            // Nobody waits for it any more, and the operator was told so.
-            if !reply.is_closed() {
-                self.change(address, change, reply);
+        let waiting = std::mem::take(&mut self.waiting);
+        let before = waiting.len();
+        // If nobody waits for it any more, the operator was told so.
+        for (address, change, reply) in waiting.into_iter().filter(|(_, _, reply)| !reply.is_closed()) {
+            self.change(address, change, reply);
+        }
+        steps += before - self.waiting.len();
+        let removals: Vec<_> = self.removals.iter().map(|(disk, (removal, _))| (*disk, *removal)).collect();
+        for (disk, removal) in removals {
+            if removal == Removal::Syncing || !self.engine.is_quiet(disk) {
+                continue;
+            }
+            steps += 1;
+            if removal == Removal::Ending && self.sync_last(disk) {
+                self.removals.get_mut(&disk).expect("just seen").0 = Removal::Syncing;
+            } else {
+                self.finish_removal(now, disk);
             }
         }
-        let quiet: Vec<_> = self
-            .removals
-            .iter()
-            .map(|(disk, (step, _))| (*disk, *step))
-            .filter(|(disk, _)| self.engine.is_quiet(*disk))
-            .collect();
-        for (disk, step) in quiet {
-            let next = match step {
-                Removal::Ending if self.sync_last(disk) => Removal::Syncing,
-                Removal::Syncing => continue,
-                Removal::Ending | Removal::Synced => {
-                    self.finish_removal(now, disk);
-                    continue;
-                }
-            };
-            self.removals.get_mut(&disk).expect("just seen").0 = next;
-        }
+        steps
     }
 
     fn finish_removal(&mut self, now: Instant, id: DiskId) {
@@ -760,7 +758,7 @@ impl LogLimit {
                 error,
                 *address,
                 "acknowledged data may be lost: {}; writes and flushes are refused from now on, reads go on: \
-                 check the disk and what is on it, then start with --clear-error",
+                 check the disk and what is on it, then type `aoe-target ctl clear-error {address}`, or start with --clear-error",
                 reason(*errno)
             ),
             Event::PoisonNotStored { address } => {
