@@ -418,10 +418,10 @@ mod tests {
     }
 
     /// The name, labels and value of each series, and the names of families.
-    type Page = (Vec<(String, BTreeMap<String, String>, f64)>, BTreeSet<String>);
+    type Figures = (Vec<(String, BTreeMap<String, String>, f64)>, BTreeSet<String>);
 
     /// Reads a text as strictly as the format is defined.
-    fn read(text: &str) -> Page {
+    fn read(text: &str) -> Figures {
         let (mut series, mut families) = (Vec::new(), BTreeSet::new());
         let mut family = (String::new(), String::new());
         let body = text.strip_suffix("# EOF\n").expect("the end is marked");
