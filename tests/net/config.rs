@@ -69,8 +69,10 @@ fn net_config_serves_what_the_file_says() {
     assert!(target.output().contains("eth9: no such Ethernet interface"), "{}", target.output());
     let expected = [("e7.1", 256 << 10), ("e8.10", 4 << 20), ("e8.11", 3 << 20)];
     assert_eq!(found(&lab), expected.map(|(device, size)| (device.to_owned(), size)), "e7.2 is for somebody else");
-    let ping = lab.host("b").typed("aoeping -s 1 -v 7 1 eth0").run().succeeded();
-    assert!(ping.stdout.contains("ONE") && ping.stdout.contains("From the file"), "{}", ping.output());
+    let identify = lab.host("b").typed("aoeping -s 5 -I 7 1 eth0").run().succeeded();
+    for line in ["serial_number: ONE", "model: From the file"] {
+        assert!(identify.stdout.lines().any(|found| found.trim_end() == line), "{line}\n{}", identify.output());
+    }
 
     // It can be asked what would be served while that is served.
     let checked = lab.host("a").typed("aoe-target serve --config target.toml --check --json").run().exited(FAILED);
@@ -125,7 +127,7 @@ fn net_config_mistakes_have_line_and_column() {
         ("threads = 2\n[[export\n".to_owned(), "target.toml:2:9: "),
         ("thread = 2\n".to_owned(), "target.toml:1:1: unknown key thread; did you mean threads?"),
         (format!("{disk}slto = 2\n"), "target.toml:5:1: unknown key slto; did you mean slot?"),
-        (format!("{disk}allow = [\"02:00:00:00:00:0\"]\n"), "target.toml:5:10: allow: "),
+        (format!("{disk}allow = [\"02:00:00:00:00\"]\n"), "target.toml:5:10: allow: "),
         (format!("{disk}buffers = 5000\n"), "target.toml:5:11: buffers takes a number from 2 to 1024, not 5000"),
         (disk.repeat(2), "target.toml:7:8: e0.1 is named twice, first in line 3"),
         (
