@@ -64,8 +64,8 @@ impl Opener {
         if let Some(errno) = stored.lost {
             tracing::error!(
                 "{address}: {}: acknowledged data may have been lost before this start: {}; writes and flushes are refused, \
-                 reads are served: check the disk and what is on it, then type `aoe-target ctl clear-error {address}`, or start with \
-                 --clear-error",
+                 reads are served: check the disk and what is on it, then type `aoe-target ctl clear-error {address}`, or start \
+                 with --clear-error",
                 path.display(),
                 reason(errno)
             );

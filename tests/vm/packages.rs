@@ -76,7 +76,8 @@ fn vm_packages_mount_at_boot_and_leave_nothing() {
     server.run("systemctl status --no-pager aoe-target >&2; [ $(ps -o user= -C aoe-target) != root ]");
 
     install(&client, "aoe-initiator");
-    client.run("modprobe nbd; aoe-attach e0.1 /dev/nbd1; mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/nbd1; aoe-detach e0.1");
+    client.run("modprobe nbd; aoe-attach e0.1 /dev/nbd1");
+    client.run("mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/nbd1; aoe-detach e0.1");
     guide.follow("Mount it at every boot", &places);
     client.run("readlink /dev/aoe/e0.1 | grep -x ../nbd1");
     client.run("echo first >/srv/kept");
