@@ -332,7 +332,11 @@ pub enum Mistake {
     #[error("{0}")]
     Syntax(String),
     /// No such key at all, and perhaps the one that was meant.
-    #[error("unknown key {}; {}", shown(key), near.map_or("see aoe-target.toml(5)".into(), |near| format!("did you mean {near}?")))]
+    #[error(
+        "unknown key {}; {}",
+        shown(key),
+        near.map_or("see aoe-target.toml(5)".into(), |near| format!("did you mean {near}?"))
+    )]
     UnknownKey {
         /// What stands there.
         key: String,
