@@ -23,8 +23,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::disk::{DiskFile, Disks, EngineChoice, MAX_DISKS};
 use crate::engine::changes::{Adjustment, NotBegun, OperatorEdit};
-use crate::engine::export::Export;
-use crate::engine::export::{ExportConfig, Hold, StoredState};
+use crate::engine::export::{Export, ExportConfig, Hold, StoredState};
 use crate::engine::ledger::Record;
 use crate::engine::operation::{DiskError, DiskId, DiskOperation, DiskOperationKind, OperationId};
 use crate::engine::{EngineConfig, EngineCounters, Event, Persist, ShutOut, Target};
@@ -387,7 +386,6 @@ impl Worker {
 
     /// Ends what the operator asked for and had to wait. Tells how many steps were taken: what they queue is to be run.
     fn go_on_with_orders(&mut self, now: Instant) -> usize {
-        let mut steps = 0;
         while let Some((disk, in_force)) = self.engine.poll_changed() {
             if let Some(reply) = self.changing.remove(&disk) {
                 let _ = reply.send(in_force.then_some(()).ok_or_else(|| {
@@ -401,7 +399,7 @@ impl Worker {
         for (address, change, reply) in waiting.into_iter().filter(|(_, _, reply)| !reply.is_closed()) {
             self.change(address, change, reply);
         }
-        steps += before - self.waiting.len();
+        let mut steps = before - self.waiting.len();
         let removals: Vec<_> = self.removals.iter().map(|(disk, (removal, _))| (*disk, *removal)).collect();
         for (disk, removal) in removals {
             if removal == Removal::Syncing || !self.engine.is_quiet(disk) {
