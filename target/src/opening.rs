@@ -35,6 +35,8 @@ pub(crate) struct Opener {
 pub(crate) struct Before {
     /// Its image and settings; `None`: to be read. For another image they do not count.
     pub stored: Option<(PathBuf, StoredState)>,
+    /// It took no new requests, and is not to take any.
+    pub draining: bool,
 }
 
 impl Opener {
@@ -88,7 +90,8 @@ impl Opener {
             rotational: disk.rotational(),
             cache_memory: cache_memory(stored.cleared),
         };
-        Ok(Served { config, disk, stored, image, hold })
+        let draining = before.is_some_and(|before| before.draining);
+        Ok(Served { config, disk, stored, image, hold, draining })
     }
 }
 

@@ -115,6 +115,8 @@ pub(crate) struct Removed {
     pub stored: StoredState,
     /// The image's name for [`Store`].
     pub image: PathBuf,
+    /// It took no new requests.
+    pub draining: bool,
 }
 
 /// How a worker and its exports are.
@@ -145,6 +147,8 @@ pub(crate) struct Served {
     pub image: PathBuf,
     /// Until when it takes no writes, because it was served just before.
     pub hold: Option<Hold>,
+    /// Takes no new requests at first.
+    pub draining: bool,
 }
 
 /// What a worker is told at its start.
@@ -201,7 +205,7 @@ impl Worker {
         let mut engine = Target::new(EngineConfig { buffers: BUFFERS, persist: store.is_some(), wildcard_edits });
         let mut disks = Disks::new(disk_engine, DISK_DEPTH).context("io_uring; try `--io auto`")?;
         let mut images = BTreeMap::new();
-        for Served { config, disk, stored, image, hold } in exports {
+        for Served { config, disk, stored, image, hold, .. } in exports {
             let id = engine.add_export(monotonic_now(), config, stored)?;
             if let Some(hold) = hold {
                 engine.hold_writes(id, hold);
@@ -334,11 +338,14 @@ impl Worker {
     }
 
     fn add(&mut self, now: Instant, served: Served) -> Result<()> {
-        let Served { config, disk, stored, image, hold } = served;
+        let Served { config, disk, stored, image, hold, draining } = served;
         let address = config.address;
         let id = self.engine.add_export(now, config, stored)?;
         if let Some(hold) = hold {
             self.engine.hold_writes(id, hold);
+        }
+        if draining {
+            self.engine.drain(now, id, true);
         }
         self.disks.insert(id, disk);
         self.images.insert(id, image);
@@ -418,13 +425,14 @@ impl Worker {
     fn finish_removal(&mut self, now: Instant, id: DiskId) {
         let (_, reply) = self.removals.remove(&id).expect("a removal ends once");
         self.log_account(self.engine.export(id));
-        let stored = self.engine.export(id).stored();
+        let export = self.engine.export(id);
+        let (stored, draining) = (export.stored(), export.draining);
         self.engine.finish_removal(now, id);
         let image = self.images.remove(&id).expect("each export has its image");
         let disk = self.disks.remove(id).expect("each export has its disk");
         self.follow_addresses(None);
         // Without a listener the disk is closed here.
-        let _ = reply.send(Ok(Box::new(Removed { disk, stored, image })));
+        let _ = reply.send(Ok(Box::new(Removed { disk, stored, image, draining })));
     }
 
     fn status(&mut self, now: Instant) -> WorkerStatus {

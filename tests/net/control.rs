@@ -200,9 +200,13 @@ fn net_control_changes_settings_and_lists() {
     let said = served.done("set e0.1 --read-only no");
     assert!(said.contains("read-only no (was yes)"), "{said}");
     assert_eq!(client.write("e0.1", 0x22), Some((0, OK)));
-    // Its file was opened for reading.
+    // Its file was opened for reading; and what was drained is so afterwards.
+    served.done("drain e0.2");
     let said = served.done("set e0.2 --read-only no");
     assert!(said.contains("taken off and on again"), "{said}");
+    assert_eq!(served.export("e0.2")["draining"], true);
+    assert_eq!(client.read("e0.2", SILENCE), None);
+    served.done("undrain e0.2");
     assert_eq!(client.write("e0.2", 0x22), Some((0, OK)));
 
     served.done(&format!("set e0.1 --allow {other}"));

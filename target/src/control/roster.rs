@@ -18,7 +18,7 @@ use crate::config::{self, Entry};
 use crate::disk::{DiskFile, FileIdentity};
 use crate::engine::changes::{Adjustment, OperatorEdit};
 use crate::engine::repeats::MEMORY;
-use crate::opening::{Before, EXPORTS_MAX, Opener, line, open_disk, refuse_two_writers};
+use crate::opening::{Before, EXPORTS_MAX, Opener, line, open_disk};
 use crate::settings::{Defaults, ExportSettings, Settings};
 use crate::worker::{Change, Mail, Order, Removed, Reply, WorkerStatus};
 
@@ -332,9 +332,13 @@ impl Roster {
             self.look_again.notify_one();
         }
         hold(&self.settings).defaults = wanted.defaults;
-        for member in hold(&self.members).values_mut() {
-            member.by_hand = wanted.exports.iter().all(|export| *export != member.settings);
+        let mut members = hold(&self.members);
+        for export in &wanted.exports {
+            if let Some(member) = members.get_mut(&export.address).filter(|member| member.settings == *export) {
+                member.by_hand = false;
+            }
         }
+        drop(members);
         report.log();
         Ok(report)
     }
@@ -349,7 +353,7 @@ impl Roster {
         if members.len() >= EXPORTS_MAX {
             bail!("{EXPORTS_MAX} exports are served, there is no room for more; start another aoe-target");
         }
-        refuse_two_writers(members.values().map(|member| &member.settings).chain([settings]))?;
+        self.find_file(settings).await?;
         let home = {
             let mut left = hold(&self.left);
             left.retain(|left| left.since.elapsed() < MEMORY);
@@ -357,7 +361,7 @@ impl Roster {
         };
         let load = |worker: &usize| members.values().filter(|member| member.worker == *worker).count();
         let fewest = (0..self.workers.len()).min_by_key(load).expect("there is a worker");
-        let before = home.map(|_| Before { stored: None });
+        let before = home.map(|_| Before { stored: None, draining: false });
         self.open(settings, before, home.unwrap_or(fewest), by_hand).await
     }
 
@@ -404,18 +408,19 @@ impl Roster {
     }
 
     async fn close(&self, address: Address, worker: usize, removed: Removed) -> Gone {
-        let Removed { disk, stored, image } = removed;
+        let Removed { disk, stored, image, draining } = removed;
         let path = disk.path().to_owned();
         // The last close of a device may wait for it.
         let closed = blocking(move || {
             drop(disk);
             Ok(())
         });
-        closed.await.expect("closing a file does not fail");
+        // At the end of the program nobody waits for it.
+        let _ = closed.await;
         self.opener.markers.remove(address);
         hold(&self.members).remove(&address);
         hold(&self.left).push(Left { address, worker, since: Instant::now() });
-        Gone { path, lost: stored.lost, before: Before { stored: Some((image, stored)) } }
+        Gone { path, lost: stored.lost, before: Before { stored: Some((image, stored)), draining } }
     }
 
     /// Makes an export what it is to be now, in place if that is possible.
@@ -435,7 +440,7 @@ impl Roster {
             ..from.clone()
         };
         if in_place != to || opened_read_only && !to.read_only {
-            self.replace(address, &from, &to).await.with_context(|| format!("{address} is as before"))?;
+            self.replace(address, &from, &to).await?;
             self.amend(address, |member| member.by_hand = by_hand);
             return Ok(format!("{address}: {what}; it was taken off and on again"));
         }
@@ -463,26 +468,42 @@ impl Roster {
     /// Ends an export and serves what it is to be now. If that cannot be opened, the export is served as before.
     async fn replace(self: &Arc<Self>, address: Address, from: &ExportSettings, to: &ExportSettings) -> Result<()> {
         let Member { worker, file, by_hand, .. } = self.member(address)?;
-        let path = to.path.clone();
-        let found = blocking(move || FileIdentity::of(&path).with_context(|| path.display().to_string())).await?;
-        if from.path == to.path && found != file {
+        if self.find_file(to).await? != file && from.path == to.path {
             bail!(
-                "{} is another file now than the one that is served; copy that first, then remove {address} and add it again",
+                "{address} is as before: {} is another file now than the one that is served; copy that first, then remove \
+                 {address} and add it again",
                 to.path.display()
             );
         }
-        let others = self.members();
-        let others = others.values().map(|member| &member.settings).filter(|other| other.address != address);
-        refuse_two_writers(others.chain([to]))?;
         let Gone { before, .. } = self.take_out(address).await?;
         let Err(error) = self.open(to, Some(before.clone()), worker, by_hand).await else { return Ok(()) };
         match self.open(from, Some(before), worker, by_hand).await {
-            Ok(_) => Err(error),
+            Ok(_) => Err(error.context(format!("{address} is as before"))),
             Err(second) => {
                 tracing::error!("{address}: it cannot be served any more: {second:#}");
                 Err(error
                     .context(format!("{address} is not served any more, as it cannot be opened as before: {second:#}")))
             }
+        }
+    }
+
+    /// Which file an export is to have; an error when another export can write to it, too.
+    async fn find_file(&self, settings: &ExportSettings) -> Result<FileIdentity> {
+        let ExportSettings { address, path, read_only, .. } = settings;
+        let wanted = settings.clone();
+        // Opening a file that cannot be looked at tells what is wrong with it.
+        let look = move || FileIdentity::of(&wanted.path).or_else(|_| open_disk(&wanted).map(|disk| disk.id()));
+        let found = blocking(look).await?;
+        let members = hold(&self.members);
+        let clashes = |(other, member): &(&Address, &Member)| {
+            *other != address && member.file == found && !read_only && !member.settings.read_only
+        };
+        match members.iter().find(clashes) {
+            None => Ok(found),
+            Some((other, _)) => bail!(
+                "{}: is exported as {other} and as {address}, and both could write; use --read-only or leave one out",
+                path.display()
+            ),
         }
     }
 
