@@ -1,6 +1,6 @@
 //! What AoE targets and initiators share.
 //!
-//! `wire`, `ata`, `addr`, `frame`, `hash`, `ordering`, `planted`, `port`, `target_status` and `time` are values without
+//! `wire`, `ata`, `addr`, `frame`, `hash`, `ordering`, `planted`, `port`, `target_status`, `text` and `time` are values without
 //! sockets, files, threads or clocks; the engines on both sides are built from them. `link`, `netlink`, `mailbox`
 //! and `scrape` are the only modules here that talk to the kernel.
 
@@ -16,5 +16,6 @@ pub mod planted;
 pub mod port;
 pub mod scrape;
 pub mod target_status;
+pub mod text;
 pub mod time;
 pub mod wire;

@@ -20,5 +20,4 @@ pub mod snapshot;
 pub mod status;
 pub mod talk;
 pub mod target_control;
-pub mod text;
 pub mod watch;

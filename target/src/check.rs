@@ -6,11 +6,10 @@ use std::path::PathBuf;
 
 use aoe_common::addr::Address;
 use aoe_common::link::ethernet_interfaces;
-use comfy_table::{ContentArrangement, Table, presets};
+use aoe_common::text::{size, table};
 use serde::Serialize;
 
 use crate::disk::{DiskOptions, examine};
-use crate::opening::human_size;
 use crate::serve::Choice;
 use crate::settings::{ExportSettings, Settings};
 
@@ -102,29 +101,25 @@ impl fmt::Display for Report {
         if self.exports.is_empty() {
             return writeln!(f, "no exports yet, on {on}");
         }
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-        table.set_header(["DEVICE", "SIZE", "ACCESS", "CACHE", "FOR", "PATH"]);
-        for Found { device, path, size_bytes, read_only, cache, direct, allow, .. } in &self.exports {
-            let stations = match allow.len() {
-                0 => "everybody".to_owned(),
-                1 => allow[0].clone(),
-                more => format!("{more} stations"),
-            };
-            table.add_row([
+        let row = |found: &Found| {
+            let Found { device, path, size_bytes, read_only, cache, direct, allow, .. } = found;
+            vec![
                 device.to_string(),
-                size_bytes.map_or("-".to_owned(), human_size),
+                size_bytes.map_or("-".to_owned(), size),
                 if *read_only { "read-only" } else { "read-write" }.to_owned(),
                 if *direct { format!("{cache}, direct") } else { cache.clone() },
-                stations,
+                match &allow[..] {
+                    [] => "everybody".to_owned(),
+                    [one] => one.clone(),
+                    more => format!("{} stations", more.len()),
+                },
                 path.display().to_string(),
-            ]);
-        }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
+            ]
+        };
+        let header = ["device", "size", "access", "cache", "for", "path"];
         let plural = if self.exports.len() == 1 { "" } else { "s" };
-        writeln!(f, "{}\n\n{} export{plural} on {on}", table.trim_fmt(), self.exports.len())
+        let table = table(&header, self.exports.iter().map(row));
+        writeln!(f, "{table}\n\n{} export{plural} on {on}", self.exports.len())
     }
 }
 

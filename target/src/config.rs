@@ -676,21 +676,11 @@ impl Entry {
     }
 
     fn export(&self, address: Address, path: PathBuf, defaults: &Defaults) -> ExportSettings {
-        let Defaults { read_only, cache, direct, buffers, allow, model, edits } = self.over(defaults);
         ExportSettings {
-            address,
-            path,
-            read_only,
-            cache,
-            direct,
-            buffers,
             offset: self.offset.as_ref().map_or(0, |offset| offset.0),
             length: self.length.as_ref().map(|length| length.0),
-            allow,
             serial: self.serial.as_ref().map(|serial| serial.0.clone()),
-            model,
-            edits,
-            clear_error: false,
+            ..ExportSettings::new(address, path, self.over(defaults))
         }
     }
 }

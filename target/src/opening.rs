@@ -9,6 +9,7 @@ use aoe_common::addr::Address;
 use aoe_common::ata::CacheMemory;
 use aoe_common::frame::SECTOR;
 use aoe_common::link::monotonic_now;
+use aoe_common::text;
 
 use crate::disk::{DiskFile, DiskOptions};
 use crate::engine::export::{ExportConfig, StoredState};
@@ -168,7 +169,7 @@ fn cache_memory(cleared: u32) -> CacheMemory {
 
 /// What is said of an export when it is served, in two parts: between them goes how its disk is reached.
 pub(crate) fn line(Served { config, disk, stored, hold, .. }: &Served) -> Line {
-    let size = human_size(disk.size_bytes());
+    let size = text::size(disk.size_bytes());
     let access = match (config.read_only, stored.lost) {
         (true, _) => "read-only",
         (false, None) => "read-write",
@@ -200,28 +201,9 @@ pub(crate) struct Line {
     pub notes: Vec<String>,
 }
 
-/// Bytes in the unit that people read best.
-pub(crate) fn human_size(bytes: u64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", units[unit])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_for_people() {
-        for (bytes, text) in [(512, "0.5 KiB"), (64 << 20, "64.0 MiB"), (1536 << 20, "1.5 GiB"), (u64::MAX, "16.0 EiB")]
-        {
-            assert_eq!(human_size(bytes), text);
-        }
-    }
 
     #[test]
     fn default_serials_fit_and_differ() {

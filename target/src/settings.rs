@@ -83,6 +83,28 @@ pub struct ExportSettings {
     pub clear_error: bool,
 }
 
+impl ExportSettings {
+    /// The whole of a file, with what is said of all exports.
+    pub fn new(address: Address, path: PathBuf, defaults: Defaults) -> Self {
+        let Defaults { read_only, cache, direct, buffers, allow, model, edits } = defaults;
+        Self {
+            address,
+            path,
+            read_only,
+            cache,
+            direct,
+            buffers,
+            offset: 0,
+            length: None,
+            allow,
+            serial: None,
+            model,
+            edits,
+            clear_error: false,
+        }
+    }
+}
+
 /// Requests an export says it can queue, unless told otherwise.
 pub const BUFFERS: u16 = 64;
 

@@ -42,7 +42,7 @@ use crate::ports::Ports;
 use crate::run_dir::{Answer, Request, RunDir};
 use crate::snapshot::Snapshot;
 use crate::status::{PathHealth, PathStatus, State, Status};
-use crate::text::size;
+use aoe_common::text::size;
 
 /// How long the data thread may take for an answer that costs it nothing.
 const PATIENCE: Duration = Duration::from_secs(5);

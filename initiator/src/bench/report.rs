@@ -10,7 +10,7 @@ use super::load::Load;
 use super::pattern::{Kind, Range};
 use super::tally::{Latencies, rounded};
 use super::{Options, Size};
-use crate::text::{size, table};
+use aoe_common::text::{size, table};
 
 /// What became of the flush at the end.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use super::{DeadAfter, FAILED, WRONG_USAGE, bytes, complain, device, finish, sec
 use crate::bench::{Bench, Kind, Options, Progress, Size};
 use crate::engine::REQUESTS_MAX;
 use crate::log;
-use crate::text::{printable, size};
+use aoe_common::text::{printable, size};
 
 const NAME: &str = "aoe-bench";
 

@@ -28,7 +28,7 @@ use crate::identity::first_tag;
 use crate::log;
 use crate::masks::Masks;
 use crate::talk::Talk;
-use crate::text::{list, printable, table};
+use aoe_common::text::{list, printable, table};
 
 const NAME: &str = "aoe-cfg";
 

@@ -19,7 +19,7 @@ use crate::engine::{Checking, Discovery, RoundTripTimes, WAYS_MAX, Way, WayRepor
 use crate::identity::first_tag;
 use crate::log;
 use crate::talk::Talk;
-use crate::text::{printable, size, table};
+use aoe_common::text::{printable, size, table};
 
 const NAME: &str = "aoe-check";
 

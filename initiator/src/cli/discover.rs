@@ -16,7 +16,7 @@ use crate::engine::{Discovery, Found};
 use crate::identity::first_tag;
 use crate::log;
 use crate::talk::Talk;
-use crate::text::{list, printable, size, table};
+use aoe_common::text::{list, printable, size, table};
 
 const NAME: &str = "aoe-discover";
 

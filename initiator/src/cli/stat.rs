@@ -12,8 +12,8 @@ use super::{Subject, complain, finish, seconds, show};
 use crate::run_dir::RunDir;
 use crate::status::{PathStatus, Status};
 use crate::target_control;
-use crate::text::{list, printable, size, table};
 use crate::watch::{Source, watch};
+use aoe_common::text::{list, printable, size, table};
 
 const NAME: &str = "aoe-stat";
 

@@ -8,7 +8,7 @@ use aoe_common::target_status::{ExportStatus, InterfaceStatus, Latency, StationS
 
 use super::rates::{Counters, Rates, rate};
 use crate::status::{PathHealth, PathStatus, State, Status};
-use crate::text::{printable, size};
+use aoe_common::text::{printable, size};
 
 /// Rows that a page key moves by.
 const PAGE: usize = 10;

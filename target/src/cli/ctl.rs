@@ -10,16 +10,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use aoe_common::addr::{Address, parse_shelf, parse_slot};
 use aoe_common::target_status::{ExportStatus, Latency, TargetStatus};
+use aoe_common::text::{size, table};
 use aoe_common::wire::MacAddr;
 use clap::{ArgGroup, Args as ClapArgs, Subcommand};
-use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Map, Value, json};
 
 use super::Cache;
 use crate::control::{DEFAULT_SOCKET, SOCKET_VARIABLE};
 use crate::engine::durability::CacheMode;
 use crate::log::Level;
-use crate::opening::human_size;
 use crate::settings::{ata_text, station};
 
 /// How long an answer may take: removals and drains wait for disks.
@@ -445,7 +444,7 @@ fn overview(status: &TargetStatus) -> String {
     let exports = status.exports.iter().map(|export| {
         vec![
             export.device.to_string(),
-            human_size(export.size_bytes),
+            size(export.size_bytes),
             state(export),
             export.in_flight.to_string(),
             export.reads.to_string(),
@@ -498,7 +497,7 @@ fn details(export: &ExportStatus) -> String {
     let rows = [
         ("device", export.device.to_string()),
         ("path", export.path.clone()),
-        ("size", format!("{} ({} sectors)", human_size(export.size_bytes), export.size_bytes / 512)),
+        ("size", format!("{} ({} sectors)", size(export.size_bytes), export.size_bytes / 512)),
         ("state", state(export)),
         ("data lost", export.lost.clone().unwrap_or_else(|| "no".to_owned())),
         ("writes held", export.held_s.map_or("no".to_owned(), |seconds| format!("{seconds} s"))),
@@ -509,8 +508,8 @@ fn details(export: &ExportStatus) -> String {
         ("mask list", list(&export.mask, "everybody")),
         ("reservation", list(&export.reservation, "nobody")),
         ("config string", format!("\"{}\"", export.config_string)),
-        ("reads", format!("{} ({})", export.reads, human_size(export.read_bytes))),
-        ("writes", format!("{} ({})", export.writes, human_size(export.write_bytes))),
+        ("reads", format!("{} ({})", export.reads, size(export.read_bytes))),
+        ("writes", format!("{} ({})", export.writes, size(export.write_bytes))),
         ("flushes", export.flushes.to_string()),
         ("trims", export.trims.to_string()),
         ("read latency", latency(&export.read_latency)),
@@ -529,27 +528,13 @@ fn details(export: &ExportStatus) -> String {
     if !export.stations.is_empty() {
         let stations = export.stations.iter().map(|it| {
             let (reads, writes) = (it.reads.to_string(), it.writes.to_string());
-            let bytes = [it.read_bytes, it.write_bytes].map(human_size);
+            let bytes = [it.read_bytes, it.write_bytes].map(size);
             vec![it.mac.clone(), reads, bytes[0].clone(), writes, bytes[1].clone(), it.ignored.to_string()]
         });
         text += "\n\n";
         text += &table(&["station", "reads", "read", "writes", "written", "ignored"], stations);
     }
     text
-}
-
-/// A table without borders.
-fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    if !header.is_empty() {
-        table.set_header(header);
-    }
-    table.add_rows(rows);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table.trim_fmt()
 }
 
 #[cfg(test)]

@@ -139,23 +139,12 @@ impl ExportArgs {
             model: self.model.clone(),
             ..Defaults::default()
         };
-        let export = |Place { address, path }| {
-            let Defaults { read_only, cache, direct, buffers, allow, model, edits } = defaults.clone();
-            ExportSettings {
-                address,
-                path,
-                read_only,
-                cache,
-                direct,
-                buffers,
-                offset: self.offset,
-                length: self.length,
-                allow,
-                serial: self.serial.clone(),
-                model,
-                edits,
-                clear_error: self.clear_error,
-            }
+        let export = |Place { address, path }| ExportSettings {
+            offset: self.offset,
+            length: self.length,
+            serial: self.serial.clone(),
+            clear_error: self.clear_error,
+            ..ExportSettings::new(address, path, defaults.clone())
         };
         Ok(Settings {
             interfaces: self.interfaces.clone(),

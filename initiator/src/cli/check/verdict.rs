@@ -7,7 +7,7 @@ use aoe_common::wire::{ErrorCode, MacAddr};
 use serde::Serialize;
 
 use crate::engine::WayReport;
-use crate::text::{printable, size};
+use aoe_common::text::{printable, size};
 
 /// A way to the disk and all that is known of it.
 #[derive(Clone, Debug)]

@@ -33,10 +33,13 @@ pub fn list(values: &[String]) -> String {
     values.join(if io::stdout().is_terminal() { "\n" } else { ", " })
 }
 
-/// A table without borders.
+/// A table without borders, without a first line when there are no headings.
 pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    if !header.is_empty() {
+        table.set_header(header);
+    }
     for row in rows {
         table.add_row(row);
     }
