@@ -5,13 +5,12 @@
 //! attaches nothing, for the mistake may be the word that was meant to protect the disk.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aoe_common::addr::Address;
+use aoe_common::config_file::{self, ReadError, line_and_column, nearest};
 use aoe_common::scrape::Endpoint;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -23,8 +22,6 @@ use crate::place::Place;
 
 /// Where the file is unless told otherwise.
 pub const PATH: &str = "/etc/aoe/attach.toml";
-/// The longest file, in bytes.
-const FILE_MAX: u64 = 1 << 20;
 /// Mistakes that are told of one file.
 const PROBLEMS_MAX: usize = 20;
 
@@ -204,16 +201,13 @@ pub struct Problem {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It cannot be read.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {problem}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
-        error: std::io::Error,
+        /// Why, and what to do.
+        problem: String,
     },
-    /// It is no text of a sensible length.
-    #[error("{}: no text of up to 1 MiB", .0.display())]
-    NoText(PathBuf),
     /// It has mistakes: a line for each.
     #[error("{}", Lines(path, problems))]
     Wrong {
@@ -256,12 +250,12 @@ pub struct AttachConfig {
 impl AttachConfig {
     /// Reads a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |error| ConfigError::Unreadable { path: path.to_owned(), error };
-        let mut bytes = Vec::new();
-        File::open(path).and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
-        let text = String::from_utf8(bytes).ok().filter(|text| text.len() as u64 <= FILE_MAX);
-        let text = text.ok_or_else(|| ConfigError::NoText(path.to_owned()))?;
-        let attaches = parse(&text).map_err(|problems| ConfigError::Wrong { path: path.to_owned(), problems })?;
+        let wrong = |problems| ConfigError::Wrong { path: path.to_owned(), problems };
+        let text = config_file::read(path).map_err(|error| match error {
+            ReadError::Unreadable(problem) => ConfigError::Unreadable { path: path.to_owned(), problem },
+            ReadError::NoText { line, column } => wrong(vec![Problem { line, column, text: error.to_string() }]),
+        })?;
+        let attaches = parse(&text).map_err(wrong)?;
         Ok(Self { path: path.to_owned(), attaches })
     }
 
@@ -308,10 +302,8 @@ impl Reader<'_> {
         self.problems.truncate(PROBLEMS_MAX);
         let text = self.text;
         let located = self.problems.into_iter().map(|(at, what)| {
-            let before = text.get(..at).unwrap_or(text);
-            let line_start = before.rfind('\n').map_or(0, |end| end + 1);
-            let line = before.matches('\n').count() + 1;
-            Problem { line, column: before[line_start..].chars().count() + 1, text: what.replace('\n', " ") }
+            let (line, column) = line_and_column(text, at);
+            Problem { line, column, text: what.replace('\n', " ") }
         });
         located.collect()
     }
@@ -329,7 +321,7 @@ impl Reader<'_> {
                     let known = if KEYS.iter().any(|key| key.name == name) {
                         ": it belongs into [defaults] or [[attach]]".to_owned()
                     } else {
-                        nearest(name, ["defaults", "attach"].into_iter())
+                        meant(name, ["defaults", "attach"])
                     };
                     self.complain(key.span(), format!("unknown key \"{}\"{known}", name.escape_debug()));
                 }
@@ -379,7 +371,7 @@ impl Reader<'_> {
         for (key, value) in table {
             let name = key.get_ref().as_ref();
             let Some(known) = KEYS.iter().find(|known| known.name == name) else {
-                let near = nearest(name, KEYS.iter().filter(|key| is_one || !key.of_one).map(|key| key.name));
+                let near = meant(name, KEYS.iter().filter(|key| is_one || !key.of_one).map(|key| key.name));
                 self.complain(key.span(), format!("unknown key \"{}\"{near}", name.escape_debug()));
                 continue;
             };
@@ -460,27 +452,12 @@ fn parsed<T: std::str::FromStr<Err: fmt::Display>>(text: &str) -> Result<T, Stri
     text.parse().map_err(|error: T::Err| error.to_string())
 }
 
-/// A question that follows an unknown key: the known one that takes the fewest changes, if those are few.
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let best = known.map(|known| (changes(name, known), known)).min();
-    match best {
-        Some((count, known)) if count <= 1 + known.len() / 4 => format!(": did you mean \"{known}\"?"),
-        _ => ": see aoe-attach.toml(5)".to_owned(),
+/// A question that follows an unknown key.
+fn meant<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    match nearest(name, known) {
+        Some(known) => format!(": did you mean \"{known}\"?"),
+        None => ": see aoe-attach.toml(5)".to_owned(),
     }
-}
-
-/// How many characters must be put in, taken out or changed to make one word of the other.
-fn changes(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
-    for (number, one) in from.chars().take(64).enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], number + 1);
-        for (column, other) in to.chars().enumerate() {
-            let same = diagonal + usize::from(one != other);
-            diagonal = row[column + 1];
-            row[column + 1] = same.min(row[column] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.chars().count()]
 }
 
 #[cfg(test)]
@@ -603,14 +580,13 @@ metrics = "127.0.0.1:9656"
     }
 
     #[test]
-    fn files_are_bounded_and_must_be_text() {
+    fn a_file_is_read_or_tells_where_it_is_wrong() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("attach.toml");
         assert!(matches!(AttachConfig::load(&path), Err(ConfigError::Unreadable { .. })));
-        std::fs::write(&path, [0xff]).unwrap();
-        assert!(matches!(AttachConfig::load(&path), Err(ConfigError::NoText(_))));
-        std::fs::write(&path, "#".repeat(FILE_MAX as usize + 1)).unwrap();
-        assert!(matches!(AttachConfig::load(&path), Err(ConfigError::NoText(_))));
+        std::fs::write(&path, b"a = 1\n\xff").unwrap();
+        let error = AttachConfig::load(&path).unwrap_err().to_string();
+        assert!(error.ends_with("attach.toml:2:1: this is no UTF-8 text; save the file as UTF-8"), "{error}");
         std::fs::write(&path, "\nx = 1\ny = 2").unwrap();
         let error = AttachConfig::load(&path).unwrap_err().to_string();
         let start = format!("{}:2:1: unknown key \"x\"", path.display());
@@ -639,12 +615,5 @@ metrics = "127.0.0.1:9656"
         for key in KEYS {
             assert!(examples.contains(&format!("\n{} = ", key.name)), "{} is not shown", key.name);
         }
-    }
-
-    #[test]
-    fn near_words() {
-        assert_eq!((changes("", "abc"), changes("abc", "abc"), changes("wiat", "wait")), (3, 0, 2));
-        assert_eq!(changes("interface", "interfaces"), 1);
-        assert_eq!(nearest("interface", KEYS.iter().map(|key| key.name)), ": did you mean \"interfaces\"?");
     }
 }

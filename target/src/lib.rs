@@ -6,6 +6,7 @@
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod config_keys;
 pub mod control;
 pub mod disk;
 pub mod engine;

@@ -18,9 +18,6 @@ use crate::settings::ExportSettings;
 use crate::state::{StateDirectory, image_name, reason, summary};
 use crate::worker::Served;
 
-/// Exports of a target at the most. Each has two open files, and a save under way at times.
-pub(crate) const EXPORTS_MAX: usize = 4096;
-
 /// Opens exports.
 #[derive(Clone, Debug)]
 pub(crate) struct Opener {

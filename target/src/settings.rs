@@ -105,6 +105,9 @@ impl ExportSettings {
     }
 }
 
+/// Exports of a target at the most. Each has two open files, and a save under way at times.
+pub const EXPORTS_MAX: usize = 4096;
+
 /// Requests an export says it can queue, unless told otherwise.
 pub const BUFFERS: u16 = 64;
 

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use aoe_common::addr::{Address, parse_shelf, parse_slot};
 use toml::Value;
 
-use crate::config::EXPORTS_MAX;
+use crate::settings::EXPORTS_MAX;
 use crate::settings::station;
 
 /// Where Debian's packages keep them.

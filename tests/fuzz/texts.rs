@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use aoe_common::addr::{Address, parse_shelf, parse_slot};
 use aoe_target::cli::{Args, Command};
-use aoe_target::config::{self, ConfigError, EXPORTS_MAX, Files, Pattern};
+use aoe_target::config::{self, ConfigError, Files, Pattern};
+use aoe_target::settings::EXPORTS_MAX;
 use aoe_target::settings::Settings;
 use aoe_target::state;
 

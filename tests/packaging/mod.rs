@@ -9,7 +9,8 @@ use std::path::Path;
 
 use aoe_initiator::attach_config;
 use aoe_initiator::cli::{attach, bench, cfg, check, detach, discover, fence, ping, stat};
-use aoe_target::config::{self, Place};
+use aoe_target::config;
+use aoe_target::config_keys::{self, Place};
 use clap::{Command, CommandFactory};
 use clap_complete::{Shell, generate_to};
 
@@ -81,8 +82,9 @@ impl Package {
 
 fn target_toml() -> ConfigFile {
     let keys_of = |place: Place| {
-        let keys = config::KEYS.iter().filter(|key| key.place == place);
-        keys.map(|&config::Key { name, kind, default, about, .. }| ConfigKey { name, kind, default, about }).collect()
+        let keys = config_keys::KEYS.iter().filter(|key| key.place == place);
+        keys.map(|&config_keys::Key { name, kind, default, about, .. }| ConfigKey { name, kind, default, about })
+            .collect()
     };
     ConfigFile {
         name: "aoe-target.toml",

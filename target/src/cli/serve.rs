@@ -7,7 +7,8 @@ use aoe_common::scrape::Endpoint;
 use clap::Args as ClapArgs;
 
 use crate::check::Report;
-use crate::config::{self, ConfigError, DEFAULT_FILE, KEYS, Place};
+use crate::config::{self, ConfigError, DEFAULT_FILE};
+use crate::config_keys::{KEYS, Place};
 use crate::settings::Settings;
 
 const EXAMPLES: &str = "\

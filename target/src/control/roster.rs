@@ -18,8 +18,8 @@ use crate::config::{self, Entry};
 use crate::disk::{DiskFile, FileIdentity};
 use crate::engine::changes::{Adjustment, OperatorEdit};
 use crate::engine::repeats::MEMORY;
-use crate::opening::{Before, EXPORTS_MAX, Opener, line, open_disk};
-use crate::settings::{Defaults, ExportSettings, Settings};
+use crate::opening::{Before, Opener, line, open_disk};
+use crate::settings::{Defaults, EXPORTS_MAX, ExportSettings, Settings};
 use crate::worker::{Change, Mail, Order, Removed, Reply, WorkerStatus};
 
 /// How long an order may take. A disk that does not answer can hold up a removal or an edit.
