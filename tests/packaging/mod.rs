@@ -8,7 +8,6 @@ use std::io;
 use std::path::Path;
 
 use aoe_initiator::attach_config;
-use aoe_initiator::cli::{attach, bench, cfg, check, detach, discover, fence, ping, stat};
 use aoe_target::config;
 use aoe_target::config_keys::{self, Place};
 use clap::{Command, CommandFactory};
@@ -44,17 +43,7 @@ impl Package {
     pub fn commands(self) -> Vec<Command> {
         match self {
             Package::Target => vec![aoe_target::cli::Args::command()],
-            Package::Initiator => vec![
-                attach::Args::command(),
-                bench::Args::command(),
-                cfg::Args::command(),
-                check::Args::command(),
-                detach::Args::command(),
-                discover::Args::command(),
-                fence::Args::command(),
-                ping::Args::command(),
-                stat::Args::command(),
-            ],
+            Package::Initiator => aoe_initiator::cli::programs().into(),
         }
     }
 

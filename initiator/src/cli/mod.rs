@@ -19,9 +19,25 @@ use anyhow::Result;
 use aoe_common::addr::Address;
 use aoe_common::frame::SECTOR;
 use aoe_common::wire::MacAddr;
+use clap::{Command, CommandFactory};
 
 use crate::place::Place;
 use crate::run_dir::Attached;
+
+/// The command lines of all programs.
+pub fn programs() -> [Command; 9] {
+    [
+        attach::Args::command(),
+        bench::Args::command(),
+        cfg::Args::command(),
+        check::Args::command(),
+        detach::Args::command(),
+        discover::Args::command(),
+        fence::Args::command(),
+        ping::Args::command(),
+        stat::Args::command(),
+    ]
+}
 
 /// It did not work.
 const FAILED: u8 = 1;
@@ -160,21 +176,10 @@ fn station(text: &str) -> Result<MacAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_lines_are_consistent() {
-        for command in [
-            attach::Args::command(),
-            bench::Args::command(),
-            cfg::Args::command(),
-            check::Args::command(),
-            detach::Args::command(),
-            discover::Args::command(),
-            fence::Args::command(),
-            ping::Args::command(),
-            stat::Args::command(),
-        ] {
+        for command in programs() {
             let help = command.clone().render_long_help().to_string();
             assert!(help.contains("Example") && help.contains("Exit codes"), "{help}");
             command.debug_assert();
