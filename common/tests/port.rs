@@ -244,6 +244,26 @@ fn frames_of_a_vlan_or_for_another_station_are_dropped_and_counted() {
     });
 }
 
+/// As a VLAN's interface does it, which not every kernel has: that, too, has the address of the one below, and takes
+/// frames from it once their tag is forgotten.
+#[test]
+fn frames_of_an_interface_on_top_are_not_those_of_the_one_below() {
+    with_link(1500, || {
+        ip("link add link right name top type macvlan mode passthru");
+        ip("link set top up");
+        wait_until("it has a carrier", || interface("top").up);
+        let to = interface("top").mac;
+        assert_eq!(to, interface("right").mac);
+        let (mut left, mut right, mut top) =
+            (open("left", &any_request()), open("right", &any_request()), open("top", &any_request()));
+        right.set_filter(&any_request()).unwrap();
+        send(&mut left, &[request(to, 1, 60), request(to, 2, 60)]);
+        assert_eq!(receive(&mut top, 2).iter().map(|frame| tag(frame)).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(right.receive(8, |_| panic!("it is not for the one below")).unwrap(), 0);
+        assert!(!is_readable(&right, 0), "nobody is woken for it");
+    });
+}
+
 #[test]
 fn a_port_outlives_the_loss_of_its_link() {
     with_link(9000, || {

@@ -1,4 +1,4 @@
-//! Interfaces that go down and come back, and change their MTU, in mid-stream.
+//! Interfaces that go down and come back, change their MTU in mid-stream, and stand on others.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -119,4 +119,22 @@ fn net_interfaces_change_their_mtu_in_mid_stream() {
         assert!(stream.mean_frame() > 1514, "jumbo frames are used again");
     }
     stream.ends_well();
+}
+
+/// As a VLAN's interface does, which not every kernel has: with the address of the one below.
+#[test]
+fn net_interfaces_on_top_keep_their_answers() {
+    let lab = Lab::pair(1500);
+    random_file(&lab.path("disk.img"), 1 << 20, 1);
+    let _target = lab.export("a", "shelf 0 slot 1 disk.img");
+    let found = || {
+        let found = lab.host("b").typed("aoe-discover --json").run().succeeded().json();
+        let disks = found.as_array().expect("a list").iter();
+        let paths = disks.flat_map(|disk| disk["paths"].as_array().expect("a list"));
+        paths.map(|path| path["interface"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(found(), ["eth0"]);
+    lab.host("b").typed("ip link add link eth0 name top type macvlan mode passthru").run().succeeded();
+    lab.host("b").typed("ip link set top up").run().succeeded();
+    assert_eq!(found(), ["top"], "all answers are for its address");
 }

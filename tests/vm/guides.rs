@@ -49,7 +49,14 @@ fn vm_guides_of_two_machines() {
 
     let guide = Guide::open("security");
     guide.follow("A VLAN for storage", &places);
+    let found = alpha.run("aoe-discover");
+    assert_eq!(found.matches("e0.1").count(), 1, "it is on the VLAN, and not on the card's own network\n{found}");
     end_target(&storage);
+    let outside = storage.start("aoe-target export --interface eth0 shelf 0 slot 2 disk.img");
+    alpha.wait_until(STOP, "aoe-discover | grep 'e0.2.*eth0'");
+    alpha.run("! aoe-discover --interface storage | grep e0.2");
+    end_target(&storage);
+    drop(outside);
     guide.follow("Who may use a disk", &places);
     let mask = alpha.run("aoe-cfg e0.1 mask list");
     assert!(mask.contains(&alpha.mac()), "{mask}");

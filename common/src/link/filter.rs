@@ -1,6 +1,9 @@
 //! Socket filters: classic BPF programs that keep frames for others out of a port.
 //!
-//! They spare work; they are no guard. Everything they let through is checked again by who receives it.
+//! They spare work; they are no guard. Everything they let through is checked again by who receives it, but for one thing:
+//! a frame that an interface on top has taken for itself is not for who listens on the one below. The kernel hands a frame
+//! of a VLAN to both, to the lower one as if it had no tag, and tells them apart by its interface only.
+//!
 //! A program sees the frame from its Ethernet header on, without the VLAN tag, and answers how many bytes to keep.
 //! A frame that ends before a byte the program reads is rejected by the kernel.
 
@@ -25,6 +28,9 @@ const MAX_ADDRESSES: usize = 64;
 /// Kept of an accepted frame: all of it, whatever its length.
 const WHOLE: u32 = 0x4_0000;
 
+/// Where a program finds the number of the interface that the frame belongs to.
+const INTERFACE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_IFINDEX).cast_unsigned();
+
 const RESPONSE: u32 = 0x08;
 const CONFIG: u32 = 1;
 const ANY_SHELF: u32 = 0xffff;
@@ -41,15 +47,17 @@ const TAG: Step = Step::Load { size: libc::BPF_W, offset: 20 };
 const ADDRESS_AND_COMMAND: Step = Step::Load { size: libc::BPF_W, offset: 16 };
 
 impl Filter {
-    /// The program for the kernel.
-    pub(super) fn program(&self) -> Vec<sock_filter> {
-        assemble(&match self {
+    /// The program for the kernel, for a port on this interface.
+    pub(super) fn program(&self, interface: u32) -> Vec<sock_filter> {
+        let own = [Step::Load { size: libc::BPF_W, offset: INTERFACE }, is(interface, Go::Next, Go::Reject)];
+        let wanted = match self {
             Self::Initiator => initiator(),
             Self::Target(addresses) => {
                 let addresses: BTreeSet<_> = addresses.iter().copied().collect();
                 if addresses.len() <= MAX_ADDRESSES { target(&addresses) } else { any_target() }
             }
-        })
+        };
+        assemble(&[&own[..], &wanted].concat())
     }
 }
 
@@ -160,9 +168,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Runs a program as the kernel would; refuses what the kernel would refuse.
+    const OWN: u32 = 3;
+
+    /// Whether a port's filter takes a frame of its own interface.
     fn accepts(filter: &Filter, frame: &[u8]) -> bool {
-        let program = filter.program();
+        accepts_from(OWN, filter, frame)
+    }
+
+    /// Runs a program as the kernel would on a frame of an interface; refuses what the kernel would refuse.
+    fn accepts_from(interface: u32, filter: &Filter, frame: &[u8]) -> bool {
+        let program = filter.program(OWN);
         assert!(program.len() <= 4096);
         let (mut at, mut accumulator) = (0, 0u32);
         loop {
@@ -170,6 +185,10 @@ mod tests {
             let code = u32::from(code);
             at += 1;
             match code & 0x07 {
+                libc::BPF_LD if k == INTERFACE => {
+                    assert_eq!(code, libc::BPF_LD | libc::BPF_ABS | libc::BPF_W);
+                    accumulator = interface;
+                }
                 libc::BPF_LD => {
                     assert_eq!(code & 0xe0, libc::BPF_ABS);
                     let size = match code & 0x18 {
@@ -244,6 +263,15 @@ mod tests {
                     assert!(!accepts(&filter, &whole[..length]), "{filter:?} takes {length} bytes");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_frame_of_an_interface_on_top_is_for_nobody_below() {
+        let answer = frame(0x18, 0, 1, 1, 0x8000_0000);
+        for filter in [Filter::Initiator, Filter::Target(vec![(0, 1)]), many(65)] {
+            assert!(accepts_from(OWN, &filter, &answer));
+            assert!(!accepts_from(OWN + 1, &filter, &answer), "{filter:?}");
         }
     }
 

@@ -4,7 +4,8 @@
 //! [`Filter`], never its own, and sends whole frames in batches. It never blocks and starts no thread: callers wait on
 //! its file descriptor, and on that of a [`LinkWatch`], in a loop of their own.
 //!
-//! What a port hands up is a frame somebody put on the wire, whole and untagged. Nothing else about it is checked.
+//! What a port hands up is a frame somebody put on the wire, whole and untagged, and not for an interface on top of its own
+//! (VLAN, macvlan). Nothing else about it is checked.
 //!
 //! All `unsafe` code for packets is in `socket` (system calls) and `ring` (memory shared with the kernel).
 

@@ -59,7 +59,7 @@ pub struct PortStats {
     pub kernel_drops: u64,
     /// Dropped because they did not fit the ring: the MTU has grown since the port was opened.
     pub truncated: u64,
-    /// Dropped because they belong to a VLAN.
+    /// Dropped because they belong to a VLAN that has no interface here; those of one that has are not seen at all.
     pub foreign_vlan: u64,
     /// Dropped because they are for, or from, another station's address.
     pub other_host: u64,
@@ -79,6 +79,7 @@ pub struct Port {
     ring: Ring,
     socket: PacketSocket,
     batch: Batch<SEND_BATCH>,
+    interface: u32,
     mac: MacAddr,
     stands_for_others: bool,
     stats: PortStats,
@@ -98,7 +99,7 @@ impl Port {
 
         let socket = PacketSocket::open()?;
         socket.set_send_buffer(SEND_BUFFER)?;
-        socket.attach_filter(&filter.program())?;
+        socket.attach_filter(&filter.program(interface.index))?;
         socket.request_ring(&geometry.request()).map_err(no_memory)?;
         let ring = Ring::map(&socket, geometry).map_err(no_memory)?;
         // Last, so that no frame comes in that the filter or the ring has not seen.
@@ -107,6 +108,7 @@ impl Port {
             ring,
             socket,
             batch: Batch::new(),
+            interface: interface.index,
             mac: interface.mac,
             stands_for_others: false,
             stats: PortStats::default(),
@@ -121,7 +123,7 @@ impl Port {
 
     /// Replaces the filter. Frames that wait already have passed the old one.
     pub fn set_filter(&mut self, filter: &Filter) -> Result<(), LinkError> {
-        Ok(self.socket.attach_filter(&filter.program())?)
+        Ok(self.socket.attach_filter(&filter.program(self.interface))?)
     }
 
     /// Hands up to `budget` waiting frames to `deliver`, oldest first, and tells how many it handed over.
