@@ -19,6 +19,9 @@ pub struct TargetStatus {
     pub interfaces: Vec<InterfaceStatus>,
     /// By address.
     pub exports: Vec<ExportStatus>,
+    /// What the configuration file names and could not be opened.
+    #[serde(default)]
+    pub not_served: Vec<NotServed>,
     /// Frames that are no AoE requests, cut short, or from impossible senders.
     pub malformed: u64,
     /// Requests to addresses that are not served.
@@ -27,6 +30,17 @@ pub struct TargetStatus {
     pub no_buffer: u64,
     /// Writes forgotten before their time: of these a late copy would not have been recognised.
     pub forgotten_early: u64,
+}
+
+/// An export that the configuration file names, or a family of such, and that is not served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotServed {
+    /// Its address; of a family of which no file was found, its shelf and any slot.
+    pub device: Address,
+    /// The file or block device; of a family the pattern.
+    pub path: String,
+    /// Where the file names it, why it is not served and what to do.
+    pub reason: String,
 }
 
 /// An interface of a target.

@@ -63,14 +63,16 @@ impl Report {
             }
             Err(error) => warnings.push(format!("cannot list the interfaces: {error}")),
         }
-        let mut exports: Vec<_> = settings.exports.iter().map(|export| Found::of(export, &mut warnings)).collect();
+        let found = |export| Found::of(export, &settings.place(export.address), &mut warnings);
+        let mut exports: Vec<_> = settings.exports.iter().map(found).collect();
+        warnings.extend(settings.missing_families.iter().map(|family| family.reason.clone()));
         exports.sort_by_key(|found| found.device);
         Self { file: settings.file.clone(), interfaces: settings.interfaces.clone(), exports, warnings }
     }
 }
 
 impl Found {
-    fn of(export: &ExportSettings, warnings: &mut Vec<String>) -> Self {
+    fn of(export: &ExportSettings, place: &str, warnings: &mut Vec<String>) -> Self {
         let size = examine(&DiskOptions {
             path: export.path.clone(),
             read_only: export.read_only,
@@ -79,7 +81,7 @@ impl Found {
             length_sectors: export.length,
         });
         if let Err(error) = &size {
-            warnings.push(format!("{}: {error}", export.address));
+            warnings.push(format!("{place}{}: {error}", export.address));
         }
         Self {
             device: export.address,

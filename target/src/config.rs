@@ -2,7 +2,7 @@
 //!
 //! Every mistake is told in one line with file, line and column, and says what to write instead; a key that is not known is
 //! a mistake. Reading it opens nothing of what it names: whether disks are there and fit is found out when they are opened.
-//! [`KEYS`] is the whole of the language.
+//! That a family finds no file is no mistake of the file either. [`KEYS`] is the whole of the language.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,7 +27,7 @@ use crate::config_keys::{KEYS, Key, Place};
 use crate::disk::EngineChoice;
 use crate::engine::durability::CacheMode;
 use crate::engine::editors::{EditPolicy, Editors};
-use crate::settings::{Defaults, EXPORTS_MAX, ExportSettings, POLL, Settings, ata_text, station};
+use crate::settings::{Defaults, EXPORTS_MAX, ExportSettings, MissingFamily, POLL, Settings, ata_text, station};
 
 /// Where the file is unless told otherwise.
 pub const DEFAULT_FILE: &str = "/etc/aoe/target.toml";
@@ -132,12 +132,6 @@ pub enum Mistake {
     /// Not a pattern that can be matched.
     #[error("{0}: only the last part of the path can be a pattern; name the folder")]
     FolderPattern(String),
-    /// No file fits.
-    #[error("no file fits {0}; create one, or leave the export out")]
-    NothingFits(String),
-    /// A folder cannot be read.
-    #[error("{0}: {1}; check the path")]
-    Folder(String, String),
     /// More files than slots.
     #[error(
         "{files} files fit, but there are only slots {from} to {LAST_SLOT} on a shelf; choose a narrower pattern or more shelves"
@@ -252,13 +246,23 @@ pub fn parse(text: &str, file: &Path, files: &impl Files) -> Result<Settings, Co
     let folder = root.parent().unwrap_or(Path::new("/"));
     let mut reader = Reader { text, document, folder, files, addresses: BTreeMap::new(), uses: BTreeMap::new() };
     let defaults = written.defaults.over(&Defaults::default());
-    let mut exports = Vec::new();
+    let (mut exports, mut lines, mut missing_families) = (Vec::new(), BTreeMap::new(), Vec::new());
     for (index, entry) in written.export.iter().enumerate() {
-        let more = reader.exports(index, entry, &defaults).map_err(|(at, mistake)| fail(at, mistake))?;
-        if exports.len() + more.len() > EXPORTS_MAX {
+        let named = reader.exports(index, entry, &defaults).map_err(|(at, mistake)| fail(at, mistake))?;
+        let line = line_and_column(text, reader.at(index, "path")).0;
+        match named {
+            Named::Exports(more) => {
+                lines.extend(more.iter().map(|export| (export.address, line)));
+                exports.extend(more);
+            }
+            Named::Nothing { shelf, path, reason } => {
+                let reason = format!("{}:{line}: {reason}", root.display());
+                missing_families.push(MissingFamily { shelf, path, reason });
+            }
+        }
+        if exports.len() + missing_families.len() > EXPORTS_MAX {
             return Err(fail(reader.at(index, "shelf"), Mistake::TooManyExports));
         }
-        exports.extend(more);
     }
     Ok(Settings {
         interfaces: written.interfaces.into_iter().map(|interface| interface.0).collect(),
@@ -274,6 +278,8 @@ pub fn parse(text: &str, file: &Path, files: &impl Files) -> Result<Settings, Co
         file: Some(root.clone()),
         defaults,
         exports,
+        lines,
+        missing_families,
     })
 }
 
@@ -519,6 +525,17 @@ impl<'de> Deserialize<'de> for WhoEdits {
 /// A mistake and where it is, in bytes from the start.
 type Misread = (usize, Mistake);
 
+/// What an entry stands for.
+enum Named {
+    Exports(Vec<ExportSettings>),
+    /// A family without a file.
+    Nothing {
+        shelf: u16,
+        path: PathBuf,
+        reason: String,
+    },
+}
+
 /// Turns entries into exports, and sees to it that they do not clash.
 struct Reader<'a, F> {
     text: &'a str,
@@ -532,7 +549,7 @@ struct Reader<'a, F> {
 }
 
 impl<F: Files> Reader<'_, F> {
-    fn exports(&mut self, index: usize, entry: &Entry, defaults: &Defaults) -> Result<Vec<ExportSettings>, Misread> {
+    fn exports(&mut self, index: usize, entry: &Entry, defaults: &Defaults) -> Result<Named, Misread> {
         let missing = |key| (self.at(index, ""), Mistake::Missing { key, about: about(key) });
         let shelf = entry.shelf.as_ref().ok_or_else(|| missing("shelf"))?.0 as u16;
         let path = entry.path.as_ref().ok_or_else(|| missing("path"))?;
@@ -547,7 +564,11 @@ impl<F: Files> Reader<'_, F> {
                 return Err((self.at(index, "serial"), Mistake::SerialOfFamily));
             }
             (None, Some(from)) => {
-                self.family(path, from.0 as u8).map_err(|mistake| (self.at(index, "path"), mistake))?
+                let found = self.family(path, from.0 as u8).map_err(|mistake| (self.at(index, "path"), mistake))?;
+                match found {
+                    Ok(places) => places,
+                    Err(reason) => return Ok(Named::Nothing { shelf, path: self.folder.join(path), reason }),
+                }
             }
             (None, None) | (Some(_), Some(_)) => return Err((self.at(index, "slot-from"), Mistake::OneOfSlots)),
         };
@@ -557,11 +578,11 @@ impl<F: Files> Reader<'_, F> {
             self.clash(index, &export)?;
             exports.push(export);
         }
-        Ok(exports)
+        Ok(Named::Exports(exports))
     }
 
-    /// The files that fit a pattern, and their slots.
-    fn family(&self, path: &Path, from: u8) -> Result<Vec<(u8, PathBuf)>, Mistake> {
+    /// The files that fit a pattern, and their slots; or why there are none.
+    fn family(&self, path: &Path, from: u8) -> Result<Result<Vec<(u8, PathBuf)>, String>, Mistake> {
         let shown = path.display().to_string();
         let name = path.file_name().and_then(|name| name.to_str()).ok_or(Mistake::SlotFromNeedsPattern)?;
         let parent = path.parent().unwrap_or(Path::new(""));
@@ -577,18 +598,18 @@ impl<F: Files> Reader<'_, F> {
             reason: error.msg.to_owned(),
         })?;
         let folder = self.folder.join(parent);
-        let mut names = self
-            .files
-            .names(&folder, &pattern)
-            .map_err(|error| Mistake::Folder(folder.display().to_string(), error.to_string()))?;
-        if names.is_empty() {
-            return Err(Mistake::NothingFits(shown));
-        }
+        let mut names = match self.files.names(&folder, &pattern) {
+            Ok(names) if names.is_empty() => {
+                return Ok(Err(format!("no file fits {shown}; create one, or leave the export out")));
+            }
+            Ok(names) => names,
+            Err(error) => return Ok(Err(format!("{}: {error}; check the path", folder.display()))),
+        };
         if names.len() > usize::from(LAST_SLOT - from) + 1 {
             return Err(Mistake::TooManyFit { files: names.len(), from });
         }
         names.sort_unstable();
-        Ok((from..=LAST_SLOT).zip(names.into_iter().map(|name| folder.join(name))).collect())
+        Ok(Ok((from..=LAST_SLOT).zip(names.into_iter().map(|name| folder.join(name))).collect()))
     }
 
     /// Whether an export clashes with one before.
@@ -901,7 +922,6 @@ mod tests {
             (&second("shelf = 2\nslot = 2\npath = \"/b/*\""), "9:8: the path is a pattern; write slot-from"),
             (&second("shelf = 2\nslot-from = 2\npath = \"/b\""), "9:8: slot-from is for a path whose last part"),
             (&second("shelf = 2\nslot-from = 2\npath = \"/*/b*\""), "9:8: /*/b*: only the last part of the path"),
-            (&second("shelf = 2\nslot-from = 2\npath = \"/b/*.img\""), "9:8: no file fits /b/*.img; create one"),
             (&second("shelf = 2\nslot-from = 2\npath = \"/b/[.img\""), "9:8: path: /b/[.img: invalid range pattern"),
             (
                 &second("shelf = 2\nslot-from = 2\npath = \"/b/*\"\nserial = \"A\""),
@@ -970,8 +990,29 @@ mod tests {
         let paths: Vec<_> = load(&file).unwrap().exports.into_iter().map(|export| export.path).collect();
         assert_eq!(paths, [path("a.img"), path("b.img"), path("link.img")]);
         fs::write(&file, "[[export]]\nshelf = 1\nslot-from = 0\npath = \"none/*.img\"\n").unwrap();
-        let error = load(&file).unwrap_err().to_string();
-        assert!(error.contains(":4:8: ") && error.contains("No such file or directory"), "{error}");
+        let settings = load(&file).unwrap();
+        let [family] = &settings.missing_families[..] else { panic!("{settings:?}") };
+        let reason = &family.reason;
+        assert!(reason.contains("target.toml:4: ") && reason.contains("No such file or directory"), "{reason}");
+    }
+
+    #[test]
+    fn a_family_without_files_is_no_mistake() {
+        let text = "[[export]]\nshelf = 2\nslot-from = 2\npath = \"b/*.img\"\n\n".to_owned() + EXPORT;
+        let settings = read(&text);
+        let [family] = &settings.missing_families[..] else { panic!("{settings:?}") };
+        assert_eq!(family.reason, "/etc/aoe/target.toml:4: no file fits b/*.img; create one, or leave the export out");
+        let [export] = &settings.exports[..] else { panic!("{settings:?}") };
+        assert_eq!(settings.place(export.address), "/etc/aoe/target.toml:9: ");
+        let other = |shelf: u16, path: &str| ExportSettings {
+            address: Address::new(shelf, 9),
+            path: path.into(),
+            ..export.clone()
+        };
+        assert!(family.has(&other(2, "/etc/aoe/b/one.img")));
+        for stranger in [other(1, "/etc/aoe/b/one.img"), other(2, "/etc/aoe/one.img"), other(2, "/etc/aoe/b/one.raw")] {
+            assert!(!family.has(&stranger), "{stranger:?}");
+        }
     }
 
     /// Keys that serde takes, from its message about one that it does not.

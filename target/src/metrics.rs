@@ -110,6 +110,12 @@ fn of_target(status: &TargetStatus) -> Vec<Family> {
         gauge("uptime", "Time since the start.", Some(Unit::Seconds), one(status.since_s)),
         gauge("draining", "1: takes no new requests.", None, one(status.draining.into())),
         gauge("exports", "Exports that are served.", None, one(status.exports.len() as u64)),
+        gauge(
+            "exports_not_served",
+            "Exports, and families of such, that the configuration file names and that could not be opened.",
+            None,
+            one(status.not_served.len() as u64),
+        ),
         counter(
             "malformed_frames",
             "Frames that are no AoE requests, cut short, or from impossible senders.",

@@ -4,17 +4,18 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use aoe_common::addr::Address;
 use aoe_common::ata::CacheMemory;
 use aoe_common::frame::SECTOR;
 use aoe_common::link::monotonic_now;
+use aoe_common::target_status::NotServed;
 use aoe_common::text;
 
 use crate::disk::{DiskFile, DiskOptions};
 use crate::engine::export::{ExportConfig, StoredState};
 use crate::hold::{Marker, Markers};
-use crate::settings::ExportSettings;
+use crate::settings::{ExportSettings, MissingFamily, Settings};
 use crate::state::{StateDirectory, image_name, reason, summary};
 use crate::worker::Served;
 
@@ -102,6 +103,19 @@ pub(crate) fn open_disk(settings: &ExportSettings) -> Result<DiskFile> {
         offset_sectors: settings.offset,
         length_sectors: settings.length,
     })?)
+}
+
+/// What is told of an export that the configuration file names and that cannot be opened now.
+pub(crate) fn cannot_open(settings: &Settings, export: &ExportSettings, error: &Error) -> NotServed {
+    let reason = format!("{}{error:#}; then type `aoe-target ctl reload`", settings.place(export.address));
+    NotServed { device: export.address, path: export.path.display().to_string(), reason }
+}
+
+/// What is told of a family without files.
+pub(crate) fn cannot_find(family: &MissingFamily) -> NotServed {
+    let device = Address::new(family.shelf, Address::ANY_SLOT);
+    let reason = format!("{}; then type `aoe-target ctl reload`", family.reason);
+    NotServed { device, path: family.path.display().to_string(), reason }
 }
 
 /// Refuses two exports of one file that could both write.

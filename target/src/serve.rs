@@ -13,7 +13,9 @@ use aoe_common::addr::Address;
 use aoe_common::link::{Interface, LinkError, LinkWatch, ethernet_interfaces};
 use aoe_common::mailbox::Mailbox;
 use aoe_common::scrape::Endpoint;
+use aoe_common::target_status::NotServed;
 use glob::Pattern;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -27,12 +29,12 @@ use crate::control::roster::{Member, Roster};
 use crate::control::socket::ControlSocket;
 use crate::disk::DiskFile;
 use crate::hold::Markers;
+use crate::log::about;
 use crate::metrics::{Asked, Page};
 use crate::notify::{self, Pulse, Watchdog};
-use crate::opening::{Line, Opener, line, open_disk, refuse_two_writers};
+use crate::opening::{Line, Opener, cannot_find, cannot_open, line, open_disk, refuse_two_writers};
 use crate::sandbox::{Role, Sandbox};
-use crate::settings::EXPORTS_MAX;
-use crate::settings::{ExportSettings, Settings};
+use crate::settings::{EXPORTS_MAX, ExportSettings, Settings};
 use crate::state::{StateDirectory, Store};
 use crate::worker::{Mail, Plan, STOP_TIME, Served, Worker};
 
@@ -49,7 +51,10 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 pub fn serve(settings: &Settings) -> Result<()> {
     // Before there are threads, so that all of them inherit it.
     let sandbox = Sandbox::begin(settings.sandbox);
-    let disks = open_disks(&settings.exports)?;
+    allow_open_files();
+    // First, so that a second process for the same file ends before it looks at disks that the first one holds.
+    let socket = settings.control_socket().map(|path| ControlSocket::bind(&path)).transpose()?;
+    let disks = open_disks(settings)?;
     may_use_raw_sockets()?;
     let choice = Choice::of_patterns(&settings.interfaces)?;
     let missing = choice.check(&ethernet_interfaces().context("cannot list the interfaces")?);
@@ -59,22 +64,40 @@ pub fn serve(settings: &Settings) -> Result<()> {
         // At boot it may come later than this process.
         (Err(error), Some(_)) => tracing::warn!("{error}; waiting for it"),
     }
-    let socket = settings.control_socket().map(|path| ControlSocket::bind(&path)).transpose()?;
     let directory = StateDirectory::open(settings.state_directory.clone())
         .map_err(|error| anyhow!("{error}; name a directory that can be written with --state-dir"))?;
     let opener = Opener { directory, markers: Markers::default(), may_hold: settings.hold };
     let mut exports = Vec::with_capacity(disks.len());
-    for (settings, disk) in settings.exports.iter().zip(disks) {
-        exports.push((settings.clone(), opener.prepare(settings, disk, None)?));
+    let mut not_served: Vec<_> = settings.missing_families.iter().map(cannot_find).collect();
+    for (export, disk) in settings.exports.iter().zip(disks) {
+        match disk.and_then(|disk| opener.prepare(export, disk, None)) {
+            Ok(served) => exports.push((export.clone(), served)),
+            Err(error) if settings.file.is_some() => not_served.push(cannot_open(settings, export, &error)),
+            Err(error) => return Err(error),
+        }
+    }
+    for NotServed { device, reason, .. } in &not_served {
+        about!(error, *device, "not served: {reason}");
     }
     if opener.directory.is_some() {
         opener.markers.keep_fresh(sandbox).context("cannot start a thread")?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(run(settings, choice, exports, opener, socket, sandbox));
+    let result = runtime.block_on(run(settings, choice, exports, not_served, opener, socket, sandbox));
     // A worker that is stuck in the kernel must not hold up the exit.
     runtime.shutdown_background();
     result
+}
+
+/// Lets this process have as many files open as its host allows: an export takes two.
+fn allow_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| match soft < hard {
+        true => setrlimit(Resource::RLIMIT_NOFILE, hard, hard),
+        false => Ok(()),
+    });
+    if let Err(error) = raised {
+        tracing::info!("the limit of open files stays as it is: {error}");
+    }
 }
 
 fn may_use_raw_sockets() -> Result<(), LinkError> {
@@ -119,13 +142,18 @@ impl Choice {
     }
 }
 
-/// Opens all files before anything is started.
-fn open_disks(wanted: &[ExportSettings]) -> Result<Vec<DiskFile>> {
+/// Opens all files before anything is started. A command line is taken at its word; a daemon serves what is there.
+fn open_disks(settings: &Settings) -> Result<Vec<Result<DiskFile>>> {
+    let wanted = &settings.exports;
     if wanted.len() > EXPORTS_MAX {
         bail!("{} exports are too many, {EXPORTS_MAX} fit; start another aoe-target for the rest", wanted.len());
     }
     refuse_two_writers(wanted)?;
-    wanted.iter().map(open_disk).collect()
+    let opened = wanted.iter().map(open_disk);
+    match settings.file {
+        Some(_) => Ok(opened.collect()),
+        None => opened.map(|disk| disk.map(Ok)).collect(),
+    }
 }
 
 /// Serves until told to stop, or until it is not possible any longer.
@@ -133,6 +161,7 @@ async fn run(
     settings: &Settings,
     mut choice: Choice,
     exports: Vec<(ExportSettings, Served)>,
+    not_served: Vec<NotServed>,
     opener: Opener,
     socket: Option<ControlSocket>,
     sandbox: Sandbox,
@@ -164,7 +193,7 @@ async fn run(
     let mut workers = Workers { sandbox, mailboxes: Vec::new(), pulses: Vec::new(), ends: JoinSet::new() };
     let is_lasting = socket.is_some();
     let (engine, members) = workers.start(settings, is_lasting, exports, store, &look_again, &interfaces).await?;
-    let roster = Roster::new(settings, workers.mailboxes.clone(), members, opener, Arc::clone(&look_again));
+    let roster = Roster::new(settings, workers.mailboxes.clone(), members, not_served, opener, Arc::clone(&look_again));
     let roster = Arc::new(roster);
     roster.tell_links(&interfaces);
     if let Some(socket) = &socket {
@@ -177,7 +206,7 @@ async fn run(
     let teller = asked.map(|asked| tokio::spawn(tell_figures(asked, Arc::clone(&roster))));
     sandbox.confine(Role::Control(&own_directories));
     announce(&lines, engine, &interfaces);
-    let mut told = status_line(roster.len(), &interfaces);
+    let mut told = status_line(&roster, &interfaces);
     notify::ready(&told);
 
     let mut watchdog = Watchdog::over(workers.pulses.clone());
@@ -203,7 +232,7 @@ async fn run(
                         choice = Choice::of_patterns(&roster.named_interfaces()).unwrap_or(choice);
                         let new = choice.of(all);
                         log_changes(&interfaces, &new);
-                        let status = status_line(roster.len(), &new);
+                        let status = status_line(&roster, &new);
                         if status != told {
                             notify::status(&status);
                             told = status;
@@ -256,7 +285,7 @@ async fn reload_when(asked: Arc<Notify>, roster: Arc<Roster>) {
         if let Err(error) = roster.reload().await {
             tracing::error!("reload: {error:#}");
         }
-        notify::ready(&status_line(roster.len(), &roster.interfaces()));
+        notify::ready(&status_line(&roster, &roster.interfaces()));
     }
 }
 
@@ -296,14 +325,16 @@ fn announce(lines: &[Line], engine: &str, interfaces: &[Interface]) {
 }
 
 /// What it does, in a line for `systemctl status`.
-fn status_line(exports: usize, interfaces: &[Interface]) -> String {
+fn status_line(roster: &Roster, interfaces: &[Interface]) -> String {
+    let (exports, not_served) = (roster.len(), roster.not_served().len());
+    let but = if not_served > 0 { format!(", {not_served} cannot be opened") } else { String::new() };
     let up = interfaces.iter().filter(|interface| interface.up).map(|interface| interface.name.as_str());
     let up = up.collect::<Vec<_>>().join(", ");
     let plural = if exports == 1 { "" } else { "s" };
     if up.is_empty() {
-        return format!("{exports} export{plural}, no interface is up");
+        return format!("{exports} export{plural}, no interface is up{but}");
     }
-    format!("serving {exports} export{plural} on {up}")
+    format!("serving {exports} export{plural} on {up}{but}")
 }
 
 fn log_changes(before: &[Interface], now: &[Interface]) {

@@ -1,10 +1,12 @@
 //! What `aoe-target` is told to do, whoever says it: the command line of `export`, or the configuration file of `serve`.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use aoe_common::addr::Address;
 use aoe_common::scrape::Endpoint;
 use aoe_common::wire::MacAddr;
+use glob::Pattern;
 
 use crate::control::{DEFAULT_SOCKET, SOCKET_VARIABLE};
 use crate::disk::EngineChoice;
@@ -41,6 +43,10 @@ pub struct Settings {
     pub defaults: Defaults,
     /// The exports, in the order in which they were named; each address once.
     pub exports: Vec<ExportSettings>,
+    /// In which line of the file each of them is named, from 1.
+    pub lines: BTreeMap<Address, usize>,
+    /// Families of which no file was found.
+    pub missing_families: Vec<MissingFamily>,
 }
 
 impl Settings {
@@ -49,6 +55,34 @@ impl Settings {
         let variable = || std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
         let usual = || variable().unwrap_or_else(|| DEFAULT_SOCKET.into());
         self.control.clone().or_else(|| self.file.is_some().then(usual))
+    }
+
+    /// Where the configuration file names an export, to begin a message with; empty without a file.
+    pub fn place(&self, address: Address) -> String {
+        match (&self.file, self.lines.get(&address)) {
+            (Some(file), Some(line)) => format!("{}:{line}: ", file.display()),
+            _ => String::new(),
+        }
+    }
+}
+
+/// A family of files of which none is there. The file is right; what it names may be there later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingFamily {
+    /// Its shelf.
+    pub shelf: u16,
+    /// The folder, and a pattern as the last part.
+    pub path: PathBuf,
+    /// Where the file names it, why nothing was found and what to do.
+    pub reason: String,
+}
+
+impl MissingFamily {
+    /// Whether an export is one of the family.
+    pub fn has(&self, export: &ExportSettings) -> bool {
+        let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+        let fits = || Some(Pattern::new(&name(&self.path)?).ok()?.matches(&name(&export.path)?));
+        export.address.shelf == self.shelf && export.path.parent() == self.path.parent() && fits().unwrap_or(false)
     }
 }
 

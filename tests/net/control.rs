@@ -290,16 +290,36 @@ fn net_control_by_hand_and_against_odd_clients() {
     assert!(served.done("status").contains("e0.1"));
 
     let second = served.lab.host("a").typed("aoe-target serve --config target.toml --control control.sock").run();
-    // It sees first that the disk is in use, and says so.
-    assert!(second.exited(1).stderr.contains("one.img"), "a second target of the same disk");
-    served.write_file("");
-    let second = served.lab.host("a").typed("aoe-target serve --config target.toml --control control.sock").run();
     let said = second.exited(1).stderr;
     assert!(said.contains("another aoe-target listens there"), "{said}");
     served.target.stop().succeeded();
     let nobody = served.lab.host("a").typed("aoe-target ctl --control control.sock status").run().exited(1);
     assert!(nobody.stderr.contains("no target listens there"), "{}", nobody.stderr);
     served.lab.host("a").typed("aoe-target ctl remove").run().exited(2);
+}
+
+/// More exports than the files that a shell's programs may have open, unless they raise that limit themselves.
+#[test]
+fn net_control_of_exports_of_a_command_line() {
+    const EXPORTS: usize = 100;
+    let lab = Lab::pair(1500);
+    let disks: String = (0..EXPORTS).map(|slot| format!(" shelf 3 slot {slot} {slot}.img")).collect();
+    for slot in 0..=EXPORTS {
+        File::create(lab.path(&format!("{slot}.img"))).and_then(|file| file.set_len(4096)).unwrap();
+    }
+    let line = format!("ulimit -Sn 64; exec aoe-target export --control control.sock{disks}");
+    let target = lab.host("a").command("sh").args(["-c", &line]).spawn_ready(|line| line.starts_with("serving e3.99 "));
+    let served = Served { lab, target };
+    assert_eq!(served.done(&format!("add shelf 3 slot {EXPORTS} {EXPORTS}.img")).split(' ').nth(1), Some("e3.100"));
+    let found = served.lab.host("b").typed("aoe-discover --json").run().succeeded().json();
+    assert_eq!(found.as_array().unwrap().len(), EXPORTS + 1);
+    let refused = served.refused("reload");
+    assert!(refused.contains("there is no configuration file to read again"), "{refused}");
+    served.done("remove e3.0");
+    assert_eq!(served.ctl("status --json").succeeded().json()["exports"].as_array().unwrap().len(), EXPORTS);
+    assert_eq!(served.ctl("status e3.0").exited(1).stdout, "");
+    served.target.stop().succeeded();
+    assert!(!served.lab.path("control.sock").exists());
 }
 
 #[test]

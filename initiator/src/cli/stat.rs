@@ -174,6 +174,11 @@ fn describe_target(target: &TargetStatus) -> String {
     let header =
         ["device", "path", "state", "size", "read", "p50/p99", "written", "p50/p99", "repeats", "errors", "stations"];
     text += &table(&header, target.exports.iter().map(export_row));
+    if !target.not_served.is_empty() {
+        text += "\n\n";
+        let rows = target.not_served.iter().map(|it| vec![it.device.to_string(), printable(it.reason.as_bytes())]);
+        text += &table(&["not served", "why"], rows);
+    }
     text
 }
 

@@ -296,9 +296,13 @@ impl View {
         });
         let TargetStatus { version, pid, malformed, no_buffer, .. } = target;
         let draining = if target.draining { ", draining" } else { "" };
+        let missing = match target.not_served.len() {
+            0 => String::new(),
+            count => format!(", {count} not served"),
+        };
         let age = age(target.since_s);
         let headline = format!(
-            "aoe-target {version}  process {pid}, up {age}{draining}  malformed {malformed}, no buffer {no_buffer}"
+            "aoe-target {version}  process {pid}, up {age}{draining}{missing}  malformed {malformed}, no buffer {no_buffer}"
         );
         let title = if rows.is_empty() { "no exports" } else { "exports" };
         let main = Sheet { title: title.to_owned(), columns: EXPORTS, rows };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use aoe_common::addr::{Address, parse_shelf, parse_slot};
-use aoe_common::target_status::{ExportStatus, Latency, TargetStatus};
+use aoe_common::target_status::{ExportStatus, Latency, NotServed, TargetStatus};
 use aoe_common::text::{size, table};
 use aoe_common::wire::MacAddr;
 use clap::{ArgGroup, Args as ClapArgs, Subcommand};
@@ -304,9 +304,11 @@ impl Ask {
                 serde_json::from_value(answer.clone()).context("an answer of another version")?;
             let Some(device) = device else { return Ok(overview(&status)) };
             let export = status.exports.iter().find(|export| export.device == *device);
-            return export
-                .map(details)
-                .ok_or_else(|| anyhow!("{device} is not served there; see `aoe-target ctl status`"));
+            let missing = status.not_served.iter().find(|it| it.device == *device);
+            return export.map(details).ok_or_else(|| match missing {
+                Some(NotServed { reason, .. }) => anyhow!("{device} is not served: {reason}"),
+                None => anyhow!("{device} is not served there; see `aoe-target ctl status`"),
+            });
         }
         let list = |key: &str| -> Option<Vec<&str>> {
             Some(answer.get(key)?.as_array()?.iter().filter_map(Value::as_str).collect())
@@ -459,6 +461,11 @@ fn overview(status: &TargetStatus) -> String {
     let header =
         ["device", "size", "state", "busy", "reads", "writes", "read p99", "write p99", "errors", "stations", "path"];
     text += &table(&header, exports);
+    if !status.not_served.is_empty() {
+        text += "\n\n";
+        let rows = status.not_served.iter().map(|it| vec![it.device.to_string(), it.reason.clone()]);
+        text += &table(&["not served", "why"], rows);
+    }
     text
 }
 
@@ -605,8 +612,22 @@ mod tests {
         assert_eq!(show(Ask::Reload, json!({ "done": [], "failed": [], "restart": [] })), "nothing differs");
         let ask = Ask::Reservation { device: Address::new(0, 1), set: vec![], release: false };
         assert_eq!(show(ask, json!({ "device": "e0.1", "reservation": [] })), "nobody has reserved it");
-        let status = TargetStatus { version: "1.2".into(), since_s: 90_061, ..TargetStatus::default() };
+        let missing = NotServed {
+            device: Address::new(0, 7),
+            path: "/srv/7.img".into(),
+            reason: "/etc/aoe/target.toml:9: /srv/7.img: no such file".into(),
+        };
+        let status = TargetStatus {
+            version: "1.2".into(),
+            since_s: 90_061,
+            not_served: vec![missing],
+            ..TargetStatus::default()
+        };
+        let of_one = Ask::Status { device: Some(Address::new(0, 7)) };
+        let refusal = of_one.show(&serde_json::to_value(&status).unwrap()).unwrap_err().to_string();
+        assert_eq!(refusal, "e0.7 is not served: /etc/aoe/target.toml:9: /srv/7.img: no such file");
         let text = show(Ask::Status { device: None }, serde_json::to_value(status).unwrap());
         assert!(text.starts_with("aoe-target 1.2, process 0, up 1 d 01:01 h\n"), "{text}");
+        assert!(text.ends_with("e0.7        /etc/aoe/target.toml:9: /srv/7.img: no such file"), "{text}");
     }
 }

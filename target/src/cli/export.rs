@@ -110,6 +110,10 @@ pub struct ExportArgs {
     #[arg(long)]
     pub allow_wildcard_edits: bool,
 
+    /// Listen here for `aoe-target ctl`, which then needs the same --control; for root only [default: nowhere]
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+
     /// Give out figures for Prometheus here: unix:/PATH, or ADDR:PORT such as 127.0.0.1:9655. Whoever reaches it can read
     /// who uses which disk
     #[arg(long, value_name = "ADDRESS")]
@@ -155,10 +159,12 @@ impl ExportArgs {
             wildcard_edits: self.allow_wildcard_edits,
             sandbox: !self.no_sandbox,
             state_directory: self.state_dir.clone(),
-            control: None,
+            control: self.control.clone(),
             metrics: self.metrics.clone(),
             file: None,
             exports: self.places()?.into_iter().map(export).collect(),
+            lines: BTreeMap::new(),
+            missing_families: Vec::new(),
             defaults,
         })
     }

@@ -33,6 +33,10 @@ pub(super) fn difference(running: &Settings, members: &BTreeMap<Address, Member>
     let why = |member: &Member| if member.by_hand { BY_HAND } else { "" };
     for (address, member) in members {
         let Some(to) = wanted.get(address) else {
+            // A folder that shows no file is no word to end what is served from there.
+            if file.missing_families.iter().any(|family| family.has(&member.settings)) {
+                continue;
+            }
             difference.leave.push((*address, why(member)));
             continue;
         };
@@ -137,6 +141,15 @@ mod tests {
         assert_eq!((addresses(&alter), alter[0].1), (vec!["e0.2".to_owned()], ""));
         assert_eq!(join.iter().map(|export| export.address).collect::<Vec<_>>(), [Address::new(0, 4)]);
         assert_eq!((interfaces, restart), (None, vec![]));
+    }
+
+    #[test]
+    fn a_family_that_finds_no_file_ends_nothing_that_is_served() {
+        let running = file(&[export(1, "/nowhere/a.img", ""), export(2, "/nowhere/b.raw", "")].concat());
+        let wanted = file("[[export]]\nshelf = 0\nslot-from = 1\npath = \"/nowhere/*.img\"\n");
+        let Difference { leave, alter, join, .. } = difference(&running, &members(&running), &wanted);
+        assert_eq!(leave, [(Address::new(0, 2), "")]);
+        assert!(alter.is_empty() && join.is_empty());
     }
 
     #[test]

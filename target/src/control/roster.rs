@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use aoe_common::addr::Address;
 use aoe_common::link::Interface;
 use aoe_common::mailbox::Mailbox;
-use aoe_common::target_status::{ExportStatus, InterfaceStatus, TargetStatus};
+use aoe_common::target_status::{ExportStatus, InterfaceStatus, NotServed, TargetStatus};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 
@@ -18,7 +18,7 @@ use crate::config::{self, Entry};
 use crate::disk::{DiskFile, FileIdentity};
 use crate::engine::changes::{Adjustment, OperatorEdit};
 use crate::engine::repeats::MEMORY;
-use crate::opening::{Before, Opener, line, open_disk};
+use crate::opening::{Before, Opener, cannot_find, cannot_open, line, open_disk};
 use crate::settings::{Defaults, EXPORTS_MAX, ExportSettings, Settings};
 use crate::worker::{Change, Mail, Order, Removed, Reply, WorkerStatus};
 
@@ -36,9 +36,11 @@ const DRAIN_LOOK: Duration = Duration::from_millis(50);
 pub(crate) struct Roster {
     workers: Vec<Arc<Mailbox<Mail>>>,
     opener: Opener,
-    /// What the process runs by, without the exports.
+    /// What the process runs by, without what it serves.
     settings: Mutex<Settings>,
     members: Mutex<BTreeMap<Address, Member>>,
+    /// What the file names, as it was last read, and could not be opened.
+    not_served: Mutex<Vec<NotServed>>,
     left: Mutex<Vec<Left>>,
     /// One change at a time.
     turn: tokio::sync::Mutex<()>,
@@ -97,14 +99,21 @@ impl Roster {
         settings: &Settings,
         workers: Vec<Arc<Mailbox<Mail>>>,
         members: BTreeMap<Address, Member>,
+        not_served: Vec<NotServed>,
         opener: Opener,
         look_again: Arc<Notify>,
     ) -> Self {
         Self {
             workers,
             opener,
-            settings: Mutex::new(Settings { exports: Vec::new(), ..settings.clone() }),
+            settings: Mutex::new(Settings {
+                exports: Vec::new(),
+                lines: BTreeMap::new(),
+                missing_families: Vec::new(),
+                ..settings.clone()
+            }),
             members: Mutex::new(members),
+            not_served: Mutex::new(not_served),
             left: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             question: tokio::sync::Mutex::default(),
@@ -127,6 +136,11 @@ impl Roster {
     /// How many exports are served.
     pub(crate) fn len(&self) -> usize {
         hold(&self.members).len()
+    }
+
+    /// What the configuration file names and is not served.
+    pub(crate) fn not_served(&self) -> Vec<NotServed> {
+        hold(&self.not_served).clone()
     }
 
     /// The interfaces are like this now.
@@ -173,7 +187,9 @@ impl Roster {
             no_buffer: sum(|worker| worker.counters.no_buffer),
             forgotten_early: sum(|worker| worker.forgotten_early),
             exports: Vec::new(),
+            not_served: self.not_served(),
         };
+        status.not_served.sort_by_key(|it| it.device);
         status.exports = workers.into_iter().flat_map(|worker| worker.exports).collect();
         status.exports.sort_by_key(|export| export.device);
         status.draining = !status.exports.is_empty() && status.exports.iter().all(|export| export.draining);
@@ -313,6 +329,10 @@ impl Roster {
         let Difference { leave, alter, join, interfaces, restart } =
             difference(&hold(&self.settings).clone(), &self.members(), &wanted);
         let mut report = Report { restart, ..Report::default() };
+        hold(&self.not_served).clear();
+        for family in &wanted.missing_families {
+            self.miss(cannot_find(family), &mut report);
+        }
         for (address, why) in leave {
             let removed = self.take_out(address).await;
             report.note(address, removed.map(|removed| format!("{}{why}", removed_line(address, &removed))));
@@ -322,7 +342,10 @@ impl Roster {
             report.note(to.address, altered.map(|line| format!("{line}{why}")));
         }
         for settings in join {
-            report.note(settings.address, self.put_in(&settings, false).await);
+            match self.put_in(&settings, false).await {
+                Ok(line) => report.done.push(line),
+                Err(error) => self.miss(cannot_open(&wanted, &settings, &error), &mut report),
+            }
         }
         if let Some(names) = interfaces {
             report
@@ -341,6 +364,12 @@ impl Roster {
         drop(members);
         report.log();
         Ok(report)
+    }
+
+    /// Keeps in mind, for who asks later, what a reload could not serve.
+    fn miss(&self, not_served: NotServed, report: &mut Report) {
+        report.failed.push(format!("{}: {}", not_served.device, not_served.reason));
+        hold(&self.not_served).push(not_served);
     }
 
     /// Serves an export. Where it was served before, its worker remembers its writes.
@@ -382,6 +411,7 @@ impl Roster {
             return Err(error);
         }
         hold(&self.left).retain(|left| left.address != address);
+        hold(&self.not_served).retain(|it| it.device != address);
         hold(&self.members).insert(address, member);
         tracing::info!("{said}");
         Ok(said)
@@ -481,6 +511,8 @@ impl Roster {
             Ok(_) => Err(error.context(format!("{address} is as before"))),
             Err(second) => {
                 tracing::error!("{address}: it cannot be served any more: {second:#}");
+                let lost = cannot_open(&hold(&self.settings), from, &second);
+                hold(&self.not_served).push(lost);
                 Err(error
                     .context(format!("{address} is not served any more, as it cannot be opened as before: {second:#}")))
             }
