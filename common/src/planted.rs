@@ -57,6 +57,8 @@ faults! {
     EditsRepeated,
     /// Target: writes run at once after a restart.
     NoHold,
+    /// Target: after a loss of power its memory is named as before.
+    LossHidden,
     /// Initiator: no quarantine.
     NoQuarantine,
     /// Initiator: each stray answer counts for two copies.

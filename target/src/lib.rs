@@ -12,6 +12,7 @@ pub mod disk;
 pub mod engine;
 mod hold;
 mod lanes;
+pub mod lives;
 pub mod log;
 pub mod metrics;
 mod notify;

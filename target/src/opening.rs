@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use aoe_common::addr::Address;
-use aoe_common::ata::CacheMemory;
 use aoe_common::frame::SECTOR;
 use aoe_common::link::monotonic_now;
 use aoe_common::target_status::NotServed;
@@ -15,6 +14,7 @@ use aoe_common::text;
 use crate::disk::{DiskFile, DiskOptions};
 use crate::engine::export::{ExportConfig, StoredState};
 use crate::hold::{Marker, Markers};
+use crate::lives::{Lease, LivesOnDisk, Opened};
 use crate::settings::{ExportSettings, MissingFamily, Settings};
 use crate::state::{StateDirectory, image_name, reason, summary};
 use crate::worker::Served;
@@ -25,6 +25,7 @@ pub(crate) struct Opener {
     /// Where settings are; `None` keeps them in memory.
     pub directory: Option<StateDirectory>,
     pub markers: Markers,
+    pub lives: LivesOnDisk,
     /// Whether writes wait after a restart.
     pub may_hold: bool,
 }
@@ -39,11 +40,43 @@ pub(crate) struct Before {
 }
 
 impl Opener {
-    /// Makes an open disk an export. What this process remembers of one from before makes it needless to hold writes.
-    pub(crate) fn prepare(&self, settings: &ExportSettings, disk: DiskFile, before: Option<Before>) -> Result<Served> {
+    /// Makes open disks exports; that they are open is noted when this returns. What this process remembers of one from before
+    /// makes it needless to hold writes.
+    pub(crate) fn prepare(
+        &self,
+        disks: Vec<(&ExportSettings, Result<DiskFile>)>,
+        before: Option<&Before>,
+    ) -> Result<Vec<Result<Served>>> {
+        let named = disks.into_iter().map(|(settings, disk)| {
+            let (path, disk) = (&settings.path, disk?);
+            Ok((settings, disk, image_name(path).with_context(|| path.display().to_string())?))
+        });
+        let named: Vec<Result<_>> = named.collect();
+        let opened = named.iter().flatten().map(|(settings, disk, image)| Opened {
+            address: settings.address,
+            image,
+            is_written: !disk.read_only(),
+            is_direct: disk.is_direct(),
+        });
+        let mut leases = self.lives.open(&opened.collect::<Vec<_>>())?.into_iter();
+        let exports = named.into_iter().map(|named| {
+            let (settings, disk, image) = named?;
+            let lease = leases.next().expect("each that is opened has its life");
+            self.export(settings, disk, image, lease, before)
+        });
+        Ok(exports.collect())
+    }
+
+    fn export(
+        &self,
+        settings: &ExportSettings,
+        disk: DiskFile,
+        image: PathBuf,
+        lease: Lease,
+        before: Option<&Before>,
+    ) -> Result<Served> {
         let (address, path) = (settings.address, &settings.path);
-        let image = image_name(path).with_context(|| path.display().to_string())?;
-        let known = before.as_ref().and_then(|before| before.stored.clone());
+        let known = before.and_then(|before| before.stored.clone());
         let mut stored = match (&self.directory, known) {
             (_, Some((of, stored))) if of == image => stored,
             (Some(directory), _) => directory.load(address, &image),
@@ -87,10 +120,10 @@ impl Opener {
             model: settings.model.clone(),
             physical_sector_exponent: (disk.physical_sector() / SECTOR as u32).ilog2() as u8,
             rotational: disk.rotational(),
-            cache_memory: cache_memory(stored.cleared),
+            cache_memory: lease.memory(&host_name(), stored.cleared),
         };
         let draining = before.is_some_and(|before| before.draining);
-        Ok(Served { config, disk, stored, image, hold, draining })
+        Ok(Served { config, disk, stored, image, lease, hold, draining })
     }
 }
 
@@ -164,18 +197,10 @@ fn default_serial(address: Address, image: &Path) -> String {
     format!("S{}L{}-{hash:08x}", address.shelf, address.slot)
 }
 
-/// Where writes are kept that are not durable: the page cache, which lives as long as the host runs. When an operator has
-/// cleared an error, something in it was lost, too.
-fn cache_memory(cleared: u32) -> CacheMemory {
+/// What this host is called, the same in every boot.
+fn host_name() -> Vec<u8> {
     let read = |path: &str| std::fs::read(path).unwrap_or_default();
-    let host = [read("/etc/machine-id"), read("/proc/sys/kernel/hostname")].concat();
-    let mut life = read("/proc/sys/kernel/random/boot_id");
-    if life.is_empty() {
-        // Another life at each start: a flush may fail for nothing, and never succeeds for nothing.
-        life = monotonic_now().as_nanos().to_le_bytes().to_vec();
-    }
-    life.extend(cleared.to_le_bytes());
-    CacheMemory::of(&host, &life)
+    [read("/etc/machine-id"), read("/proc/sys/kernel/hostname")].concat()
 }
 
 /// What is said of an export when it is served, in two parts: between them goes how its disk is reached.

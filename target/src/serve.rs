@@ -29,6 +29,7 @@ use crate::control::roster::{Member, Roster};
 use crate::control::socket::ControlSocket;
 use crate::disk::DiskFile;
 use crate::hold::Markers;
+use crate::lives::{Lease, LivesOnDisk};
 use crate::log::about;
 use crate::metrics::{Asked, Page};
 use crate::notify::{self, Pulse, Watchdog};
@@ -66,11 +67,13 @@ pub fn serve(settings: &Settings) -> Result<()> {
     }
     let directory = StateDirectory::open(settings.state_directory.clone())
         .map_err(|error| anyhow!("{error}; name a directory that can be written with --state-dir"))?;
-    let opener = Opener { directory, markers: Markers::default(), may_hold: settings.hold };
+    let lives = LivesOnDisk::in_directory(directory.clone());
+    let opener = Opener { directory, markers: Markers::default(), lives, may_hold: settings.hold };
     let mut exports = Vec::with_capacity(disks.len());
     let mut not_served: Vec<_> = settings.missing_families.iter().map(cannot_find).collect();
-    for (export, disk) in settings.exports.iter().zip(disks) {
-        match disk.and_then(|disk| opener.prepare(export, disk, None)) {
+    let prepared = opener.prepare(settings.exports.iter().zip(disks).collect(), None)?;
+    for (export, served) in settings.exports.iter().zip(prepared) {
+        match served {
             Ok(served) => exports.push((export.clone(), served)),
             Err(error) if settings.file.is_some() => not_served.push(cannot_open(settings, export, &error)),
             Err(error) => return Err(error),
@@ -178,7 +181,7 @@ async fn run(
     let watched = AsyncFd::with_interest(watch.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
     let look_again = Arc::new(Notify::new());
 
-    let directory = opener.directory.clone();
+    let (directory, lives) = (opener.directory.clone(), opener.lives.clone());
     let metrics_folder = match &settings.metrics {
         Some(Endpoint::Unix(path)) => path.parent(),
         _ => None,
@@ -258,7 +261,9 @@ async fn run(
         let _ = teller.await;
     }
     page.into_iter().for_each(Page::close);
-    workers.stop().await?;
+    let (closed, stopped) = workers.stop().await;
+    lives.close(&closed);
+    stopped?;
     if let Some(thread) = store_thread {
         // The workers are gone and with them the last of its clients.
         let _ = thread.join();
@@ -296,8 +301,8 @@ struct Workers {
     mailboxes: Vec<Arc<Mailbox<Mail>>>,
     /// Their signs of life.
     pulses: Vec<Arc<Pulse>>,
-    /// How each ended.
-    ends: JoinSet<Result<()>>,
+    /// How each ended, and what it has closed.
+    ends: JoinSet<(Vec<Lease>, Result<()>)>,
 }
 
 /// Says what is served. Nobody may be reading that.
@@ -408,7 +413,8 @@ impl Workers {
             engine = ready.await.context("a serving thread failed")??;
             self.mailboxes.push(mailbox);
             self.pulses.push(pulse);
-            self.ends.spawn(async { end.await.unwrap_or_else(|_| Err(anyhow!("a serving thread failed"))) });
+            self.ends
+                .spawn(async { end.await.unwrap_or_else(|_| (Vec::new(), Err(anyhow!("a serving thread failed")))) });
         }
         Ok((engine, members))
     }
@@ -422,22 +428,27 @@ impl Workers {
 
     /// How the next worker ended.
     async fn next_end(&mut self) -> Result<()> {
-        self.ends.join_next().await.expect("there is a worker until the stop")?
+        self.ends.join_next().await.expect("there is a worker until the stop")?.1
     }
 
-    /// Lets the workers finish what is under way.
-    async fn stop(&mut self) -> Result<()> {
+    /// Lets the workers finish what is under way. Tells what they have closed, and how the first of them failed.
+    async fn stop(&mut self) -> (Vec<Lease>, Result<()>) {
         for mailbox in &self.mailboxes {
             mailbox.leave(|mail| mail.stop = true);
         }
+        let mut closed = Vec::new();
         let all_ended = async {
             let mut first = Ok(());
             while let Some(end) = self.ends.join_next().await {
-                first = first.and(end?);
+                let (leases, result) = end.unwrap_or_else(|error| (Vec::new(), Err(error.into())));
+                closed.extend(leases);
+                first = first.and(result);
             }
             first
         };
-        timeout(STOP_TIME + STOP_GRACE, all_ended).await.context("a disk does not answer; stopped without it")?
+        let stopped = timeout(STOP_TIME + STOP_GRACE, all_ended).await;
+        let stopped = stopped.context("a disk does not answer; stopped without it").flatten();
+        (closed, stopped)
     }
 }
 

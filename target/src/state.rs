@@ -89,7 +89,7 @@ impl StateDirectory {
     /// The settings of an export whose image has this name; the defaults if it has none.
     pub fn load(&self, address: Address, image: &Path) -> StoredState {
         let file = self.file(address);
-        let text = match read_bounded(&file) {
+        let text = match read_bounded(&file, FILE_MAX) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return StoredState::default(),
             Err(error) => return self.set_aside(address, "damaged", &error.to_string()),
@@ -106,19 +106,35 @@ impl StateDirectory {
 
     /// Stores the settings of an export; when this returns they survive a power cut.
     pub fn save(&self, address: Address, image: &Path, state: &StoredState) -> io::Result<()> {
-        let file = self.file(address);
+        let file = format!("{address}.toml");
         if *state == StoredState::default() {
-            match fs::remove_file(&file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => return self.sync(),
-            }
+            return self.remove(&file);
         }
-        let new = self.path.join(format!(".{address}.toml.new"));
+        self.replace(&file, &emit(image, state))
+    }
+
+    /// Makes this the text of a file; when this returns it survives a power cut, and before that the old one does.
+    pub(crate) fn replace(&self, file: &str, text: &str) -> io::Result<()> {
+        let new = self.path.join(format!(".{file}.new"));
         let mut out = File::create(&new)?;
-        out.write_all(emit(image, state).as_bytes())?;
+        out.write_all(text.as_bytes())?;
         out.sync_all()?;
-        fs::rename(&new, &file)?;
+        fs::rename(&new, self.path.join(file))?;
         self.sync()
+    }
+
+    /// Removes a file, if it is there, for good.
+    pub(crate) fn remove(&self, file: &str) -> io::Result<()> {
+        match fs::remove_file(self.path.join(file)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.sync(),
+        }
+    }
+
+    /// Gives a file that cannot be used another name, which is returned.
+    pub(crate) fn put_aside(&self, file: &str, suffix: &str) -> io::Result<PathBuf> {
+        let aside = self.path.join(format!("{file}.{suffix}"));
+        fs::rename(self.path.join(file), &aside).map(|()| aside)
     }
 
     /// The directory.
@@ -136,9 +152,8 @@ impl StateDirectory {
 
     fn set_aside(&self, address: Address, suffix: &str, why: &str) -> StoredState {
         let file = self.file(address);
-        let aside = self.path.join(format!("{address}.toml.{suffix}"));
-        match fs::rename(&file, &aside) {
-            Ok(()) => tracing::warn!(
+        match self.put_aside(&format!("{address}.toml"), suffix) {
+            Ok(aside) => tracing::warn!(
                 "{address}: stored settings are not used: {why}; they are now in {}, check the mask list and for `lost`",
                 aside.display()
             ),
@@ -173,10 +188,11 @@ pub fn summary(state: &StoredState) -> String {
     )
 }
 
-fn read_bounded(path: &Path) -> io::Result<String> {
+/// The text of a file that has no more than so many bytes.
+pub(crate) fn read_bounded(path: &Path, most: u64) -> io::Result<String> {
     let mut text = String::new();
-    File::open(path)?.take(FILE_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > FILE_MAX {
+    File::open(path)?.take(most + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > most {
         return Err(io::Error::other("the file is too long"));
     }
     Ok(text)

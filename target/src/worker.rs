@@ -28,6 +28,7 @@ use crate::engine::ledger::Record;
 use crate::engine::operation::{DiskError, DiskId, DiskOperation, DiskOperationKind, OperationId};
 use crate::engine::{EngineConfig, EngineCounters, Event, Persist, ShutOut, Target};
 use crate::lanes::{Lanes, Progress};
+use crate::lives::Lease;
 use crate::log::about;
 use crate::notify::Pulse;
 use crate::polling::Polling;
@@ -115,6 +116,8 @@ pub(crate) struct Removed {
     pub stored: StoredState,
     /// The image's name for [`Store`].
     pub image: PathBuf,
+    /// All it has answered is on its disk.
+    pub closed: Option<Lease>,
     /// It took no new requests.
     pub draining: bool,
 }
@@ -145,6 +148,8 @@ pub(crate) struct Served {
     pub stored: StoredState,
     /// The image's name for [`Store`].
     pub image: PathBuf,
+    /// Under what its memory is named.
+    pub lease: Lease,
     /// Until when it takes no writes, because it was served just before.
     pub hold: Option<Hold>,
     /// Takes no new requests at first.
@@ -178,6 +183,7 @@ pub(crate) struct Worker {
     store: Option<Store>,
     /// Images of what is served.
     images: BTreeMap<DiskId, PathBuf>,
+    leases: BTreeMap<DiskId, Lease>,
     removals: BTreeMap<DiskId, (Removal, Reply<Box<Removed>>)>,
     /// Changes that wait for others of the same export.
     waiting: Vec<(Address, Change, Reply<()>)>,
@@ -194,6 +200,8 @@ pub(crate) struct Worker {
     stop_by: Option<Instant>,
     /// Syncs at the stop that are under way, once they were begun.
     last_sync: Option<usize>,
+    /// Disks that were synced at the stop.
+    synced: Vec<DiskId>,
     /// An export whose sync at the stop failed.
     lost_at_stop: Option<Address>,
 }
@@ -204,14 +212,15 @@ impl Worker {
         let Plan { exports, disk_engine, poll, wildcard_edits, store, mailbox, pulse, look_again } = plan;
         let mut engine = Target::new(EngineConfig { buffers: BUFFERS, persist: store.is_some(), wildcard_edits });
         let mut disks = Disks::new(disk_engine, DISK_DEPTH).context("io_uring; try `--io auto`")?;
-        let mut images = BTreeMap::new();
-        for Served { config, disk, stored, image, hold, .. } in exports {
+        let (mut images, mut leases) = (BTreeMap::new(), BTreeMap::new());
+        for Served { config, disk, stored, image, lease, hold, .. } in exports {
             let id = engine.add_export(monotonic_now(), config, stored)?;
             if let Some(hold) = hold {
                 engine.hold_writes(id, hold);
             }
             disks.insert(id, disk);
             images.insert(id, image);
+            leases.insert(id, lease);
         }
 
         let mut lanes = Lanes::new(filter_for(&engine, None));
@@ -227,6 +236,7 @@ impl Worker {
             look_again,
             store,
             images,
+            leases,
             removals: BTreeMap::new(),
             waiting: Vec::new(),
             changing: BTreeMap::new(),
@@ -238,6 +248,7 @@ impl Worker {
             logged: LogLimit::default(),
             stop_by: None,
             last_sync: None,
+            synced: Vec::new(),
             lost_at_stop: None,
         })
     }
@@ -247,8 +258,15 @@ impl Worker {
         self.disks.name()
     }
 
-    /// Serves until told to stop.
-    pub(crate) fn run(mut self) -> Result<()> {
+    /// Serves until told to stop. Returns which exports are closed, too.
+    pub(crate) fn run(mut self) -> (Vec<Lease>, Result<()>) {
+        let result = self.serve();
+        let is_sound = |disk: &DiskId| self.engine.export(*disk).durability.poisoned().is_none();
+        let closed = self.synced.iter().filter(|disk| is_sound(disk)).map(|disk| self.leases[disk].clone()).collect();
+        (closed, result)
+    }
+
+    fn serve(&mut self) -> Result<()> {
         loop {
             let now = monotonic_now();
             self.read_mail(now);
@@ -292,6 +310,8 @@ impl Worker {
             self.saving -= 1;
             self.engine.handle_persisted(disk, stored);
         }
+        // At the stop whoever asks is told so, by an answer that never comes.
+        let orders = if self.stop_by.is_none() { orders } else { Vec::new() };
         for order in orders {
             self.obey(now, order);
         }
@@ -338,7 +358,7 @@ impl Worker {
     }
 
     fn add(&mut self, now: Instant, served: Served) -> Result<()> {
-        let Served { config, disk, stored, image, hold, draining } = served;
+        let Served { config, disk, stored, image, lease, hold, draining } = served;
         let address = config.address;
         let id = self.engine.add_export(now, config, stored)?;
         if let Some(hold) = hold {
@@ -349,6 +369,7 @@ impl Worker {
         }
         self.disks.insert(id, disk);
         self.images.insert(id, image);
+        self.leases.insert(id, lease);
         self.follow_addresses(Some(address));
         Ok(())
     }
@@ -416,23 +437,25 @@ impl Worker {
             if removal == Removal::Ending && self.sync_last(disk) {
                 self.removals.get_mut(&disk).expect("just seen").0 = Removal::Syncing;
             } else {
-                self.finish_removal(now, disk);
+                self.finish_removal(now, disk, removal);
             }
         }
         steps
     }
 
-    fn finish_removal(&mut self, now: Instant, id: DiskId) {
+    fn finish_removal(&mut self, now: Instant, id: DiskId, removal: Removal) {
         let (_, reply) = self.removals.remove(&id).expect("a removal ends once");
         self.log_account(self.engine.export(id));
         let export = self.engine.export(id);
         let (stored, draining) = (export.stored(), export.draining);
+        let is_closed = removal == Removal::Synced && export.durability.poisoned().is_none();
         self.engine.finish_removal(now, id);
         let image = self.images.remove(&id).expect("each export has its image");
+        let closed = self.leases.remove(&id).filter(|_| is_closed);
         let disk = self.disks.remove(id).expect("each export has its disk");
         self.follow_addresses(None);
         // Without a listener the disk is closed here.
-        let _ = reply.send(Ok(Box::new(Removed { disk, stored, image, draining })));
+        let _ = reply.send(Ok(Box::new(Removed { disk, stored, image, closed, draining })));
     }
 
     fn status(&mut self, now: Instant) -> WorkerStatus {
@@ -474,7 +497,10 @@ impl Worker {
                     Some(disk) => {
                         match self.removals.get_mut(&disk) {
                             Some((removal, _)) => *removal = Removal::Synced,
-                            None => self.last_sync = self.last_sync.map(|left| left - 1),
+                            None => {
+                                self.last_sync = self.last_sync.map(|left| left - 1);
+                                self.synced.extend(completion.result.is_ok().then_some(disk));
+                            }
                         }
                         if let Err(error) = completion.result {
                             let DiskError::Lost(errno) = error else {

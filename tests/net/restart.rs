@@ -10,7 +10,7 @@ use aoe_common::wire::{AtaFlags, Command, Frame, MacAddr};
 use aoe_target::engine::stale::LIFE;
 use aoe_tests::net::image::random_file;
 use aoe_tests::net::peer::{Wire, ata, field, request};
-use aoe_tests::net::{Daemon, Lab};
+use aoe_tests::net::{Daemon, Finished, Lab};
 
 const DEVICE: Address = Address::new(0, 1);
 
@@ -133,4 +133,101 @@ fn net_restart_a_load_of_writes_goes_on_after_the_hold() {
     let stat = lab.stat("b");
     assert_eq!(stat[0]["errors"], 0, "{stat}");
     drop(load);
+}
+
+/// A target on a host that has booted so many times. It has a mount namespace of its own.
+fn serve_in_boot(lab: &Lab, boot: u32, line: &str) -> Daemon {
+    let number = lab.path("boot_id");
+    fs::write(&number, format!("00000000-0000-0000-0000-{boot:012}\n")).unwrap();
+    let script = format!(
+        "cp {0} {0}.{boot} && mount --bind {0}.{boot} /proc/sys/kernel/random/boot_id && exec aoe-target {line}",
+        number.display()
+    );
+    let target = lab.host("a").command("sh").args(["-c", &script]);
+    target.spawn_ready(|line| line.starts_with("serving"))
+}
+
+/// Writes that nobody flushes: fio ends without. Then what a flush says.
+struct Unflushed<'lab> {
+    lab: &'lab Lab,
+    uri: String,
+}
+
+impl<'lab> Unflushed<'lab> {
+    fn attach(lab: &'lab Lab, device: &str) -> Self {
+        Self { lab, uri: lab.attach("b", device, &format!("{device}.sock")) }
+    }
+
+    fn write(&self) {
+        let load = ["--name=load", "--ioengine=nbd", "--rw=write", "--bs=64k", "--size=256k", "--fsync_on_close=0"];
+        self.lab.host("b").command("fio").args(load).arg(format!("--uri={}", self.uri)).run().succeeded();
+    }
+
+    fn flush(&self) -> Finished {
+        self.lab.host("b").command("qemu-io").args(["-f", "raw", "-c", "flush", &self.uri]).run()
+    }
+}
+
+#[test]
+fn net_restart_an_orderly_reboot_is_no_loss_of_power() {
+    let lab = Lab::pair(9000);
+    random_file(&lab.path("disk.img"), 1 << 20, 1);
+    let disk = lab.path("disk.img");
+    let file = format!("hold = false\n[[export]]\nshelf = 0\nslot = 1\npath = {disk:?}\n");
+    fs::write(lab.path("target.toml"), file).unwrap();
+    let boot = |number| serve_in_boot(&lab, number, "serve --config target.toml --control control.sock");
+    let target = boot(1);
+    let disk = Unflushed::attach(&lab, "e0.1");
+    disk.flush().succeeded();
+    disk.write();
+    target.stop().succeeded();
+    let target = boot(2);
+    disk.flush().succeeded();
+
+    // The next process syncs what one has written that was killed.
+    disk.write();
+    target.kill();
+    let target = boot(2);
+    target.stop().succeeded();
+    let target = boot(3);
+    disk.flush().succeeded();
+
+    // So does a removal, whatever comes after it.
+    disk.write();
+    lab.host("a").typed("aoe-target ctl --control control.sock remove e0.1").run().succeeded();
+    target.kill();
+    let target = boot(4);
+    disk.flush().succeeded();
+
+    disk.write();
+    target.kill();
+    let target = boot(5);
+    disk.flush().exited(1);
+    target.stop().succeeded();
+}
+
+#[test]
+fn net_restart_targets_that_share_a_state_directory_keep_their_own_lives() {
+    let lab = Lab::pair(9000);
+    for file in ["one.img", "two.img", "three.img"] {
+        random_file(&lab.path(file), 1 << 20, 1);
+    }
+    let one = |number| serve_in_boot(&lab, number, "export shelf 0 slot 1 one.img --no-hold");
+    let two = |number| serve_in_boot(&lab, number, "export shelf 0 slot 2 two.img shelf 0 slot 3 three.img --no-hold");
+    let (first, second) = (one(1), two(1));
+    let disks = ["e0.1", "e0.2", "e0.3"].map(|device| Unflushed::attach(&lab, device));
+    for disk in &disks {
+        disk.flush().succeeded();
+        disk.write();
+    }
+    // One that is killed leaves two exports; only one of them is served by the next.
+    first.stop().succeeded();
+    second.kill();
+    serve_in_boot(&lab, 1, "export shelf 0 slot 2 two.img --no-hold").stop().succeeded();
+    let (first, second) = (two(2), one(2));
+    disks[0].flush().succeeded();
+    disks[1].flush().succeeded();
+    disks[2].flush().exited(1);
+    first.stop().succeeded();
+    second.stop().succeeded();
 }

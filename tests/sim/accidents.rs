@@ -1,5 +1,7 @@
 //! Everything that goes wrong, and how it ends.
 
+use std::path::Path;
+
 use aoe_common::addr::Address;
 use aoe_common::ata::CacheMemory;
 use aoe_common::time::Duration;
@@ -10,6 +12,7 @@ use aoe_target::engine::export::{ExportConfig, Hold, StoredState};
 use aoe_target::engine::operation::DiskId;
 use aoe_target::engine::stale::LIFE as FRAME_LIFE;
 use aoe_target::engine::{EngineConfig, Target};
+use aoe_target::lives::Opened;
 use fastrand::Rng;
 
 use super::admin::{Admin, RESEND_AFTER};
@@ -34,9 +37,10 @@ pub(super) enum Accident {
     Fencing,
     Hostile,
     Change,
+    Reboot,
 }
 
-const ALL: [Accident; 10] = [
+const ALL: [Accident; 11] = [
     Accident::Flap,
     Accident::Mtu,
     Accident::Partition,
@@ -47,6 +51,7 @@ const ALL: [Accident; 10] = [
     Accident::Fencing,
     Accident::Hostile,
     Accident::Change,
+    Accident::Reboot,
 ];
 
 const MILLIS: u64 = 1_000_000;
@@ -74,6 +79,7 @@ impl World {
             Accident::Fencing => accidents.fencing,
             Accident::Hostile => accidents.hostile,
             Accident::Change => accidents.change,
+            Accident::Reboot => accidents.reboot,
         }
     }
 
@@ -166,6 +172,10 @@ impl World {
             Accident::Fencing => self.shut_somebody_out(),
             Accident::Hostile => self.send_hostile(),
             Accident::Change => self.change_export(),
+            Accident::Reboot => {
+                let target = self.rng.usize(..self.targets.len());
+                self.stop_for_a_reboot(target);
+            }
         }
         Ok(())
     }
@@ -180,6 +190,50 @@ impl World {
         }
         self.come_back(target, BOOT_MIN);
         Ok(())
+    }
+
+    /// A target is told to stop: it takes no requests any more, and does what it has.
+    fn stop_for_a_reboot(&mut self, target: usize) {
+        let host = &mut self.targets[target];
+        if host.server.is_none() || host.is_stopping {
+            return;
+        }
+        host.is_stopping = true;
+        let process = Process { target, generation: host.generation };
+        self.tell(format!("target {target} was told to stop"));
+        self.schedule(MILLIS, Event::Stopping { process });
+    }
+
+    /// A target that stops syncs its disks when nothing is under way any more, notes which are closed, and ends; its host
+    /// boots. What is on no disk by then is lost.
+    pub fn go_on_stopping(&mut self, process: Process) -> Result<(), String> {
+        let target = process.target;
+        let host = &self.targets[target];
+        let Some(server) = host.server.as_ref().filter(|_| host.generation == process.generation) else {
+            return Ok(());
+        };
+        if self.is_frozen(target) || server.holds() > 0 {
+            self.schedule(MILLIS, Event::Stopping { process });
+            return Ok(());
+        }
+        let mut closed = Vec::new();
+        for (at, (_, disk, stored)) in self.targets[target].exports.clone().into_iter().enumerate() {
+            let Some(Server::Ours(engine)) = &self.targets[target].server else { continue };
+            if stored.lost.or(engine.export(DiskId(at as u32)).durability.poisoned()).is_some() {
+                continue;
+            }
+            if self.rng.u32(..1000) < 10 * self.knobs.disk_errors {
+                self.targets[target].exports[at].2.lost = Some(5);
+                self.tell(format!("the last sync of disk {disk} failed"));
+                self.lose(disk)?;
+                continue;
+            }
+            self.disks[disk].sync();
+            closed.push(self.targets[target].leases[at].clone());
+        }
+        let host = &mut self.targets[target];
+        host.lives.close(&host.boots.to_string(), &closed);
+        self.cut_power(target)
     }
 
     /// The worst moment to lose power is just after a flush was believed.
@@ -206,6 +260,16 @@ impl World {
 
     /// A target starts, for the first time or again.
     pub fn start_target(&mut self, target: usize) {
+        let host = &mut self.targets[target];
+        let exports = host.exports.iter().map(|(address, ..)| Opened {
+            address: *address,
+            image: Path::new("disk"),
+            is_written: true,
+            is_direct: false,
+        });
+        let now = self.now;
+        host.leases = host.lives.open(&host.boots.to_string(), now, &exports.collect::<Vec<_>>(), || now.to_string());
+        host.is_stopping = false;
         let host = &self.targets[target];
         let server = if self.knobs.arrangement == Arrangement::Forgetful {
             Server::Forgetful(Box::new(Forgetful::new(host.exports[0].0, self.knobs.sectors, "SIM0")))
@@ -213,8 +277,8 @@ impl World {
             let now = self.clock(target);
             let mut engine =
                 Target::new(EngineConfig { buffers: self.knobs.pool, persist: true, wildcard_edits: false });
-            for (address, disk, stored) in &host.exports {
-                let memory = CacheMemory { host: target as u32, life: host.boots << 8 | stored.cleared };
+            for ((address, disk, stored), lease) in host.exports.iter().zip(&host.leases) {
+                let memory = lease.memory(&[target as u8], stored.cleared);
                 let config = self.export_config(*address, *disk, memory);
                 let id = engine.add_export(now, config, stored.clone()).expect("an address of its own");
                 if let Some(died_at) = host.died_at {
@@ -259,6 +323,9 @@ impl World {
         let host = &mut self.targets[target];
         let process = Process { target, generation: host.generation };
         let Some(Server::Ours(engine)) = &mut host.server else { return };
+        if host.is_stopping {
+            return;
+        }
         let export = DiskId(self.rng.usize(..host.exports.len()) as u32);
         if !engine.export(export).is_heard() {
             return;
@@ -281,7 +348,7 @@ impl World {
         let target = process.target;
         let now = self.clock(target);
         let (address, disk, _) = self.targets[target].exports[export.0 as usize];
-        let boots = self.targets[target].boots;
+        let lease = self.targets[target].leases[export.0 as usize].clone();
         let Some(Server::Ours(engine)) = &mut self.targets[target].server else { return };
         if engine.export(export).draining {
             engine.drain(now, export, false);
@@ -290,7 +357,7 @@ impl World {
         } else {
             let stored = engine.export(export).stored();
             engine.finish_removal(now, export);
-            let memory = CacheMemory { host: target as u32, life: boots << 8 | stored.cleared };
+            let memory = lease.memory(&[target as u8], stored.cleared);
             let config = self.export_config(address, disk, memory);
             let Some(Server::Ours(engine)) = &mut self.targets[target].server else { return };
             let id = engine.add_export(now, config, stored).expect("its place is free");

@@ -211,6 +211,15 @@ impl Disk {
         }
     }
 
+    /// Everything is made durable at once. Nothing may be running.
+    pub fn sync(&mut self) {
+        assert!(self.running.iter().all(Option::is_none), "a disk is synced when nothing runs");
+        for (lba, versions) in self.versions.iter_mut().enumerate() {
+            versions.clear();
+            self.durable[lba] = self.seen[lba];
+        }
+    }
+
     /// The power goes, or a sync failed: of each sector the durable version or any later one is left. What runs goes on:
     /// reads saw what was there before, writes are not lost by what failed before their end.
     pub fn lose(&mut self, rng: &mut Rng) {

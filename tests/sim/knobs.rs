@@ -98,6 +98,8 @@ pub struct Accidents {
     pub kill: u64,
     /// A target's host loses power.
     pub power: u64,
+    /// A target is stopped in order, and its host boots.
+    pub reboot: u64,
     /// An initiator dies; another takes over.
     pub takeover: u64,
     /// A station is taken off the mask list or reserved out, and let in again.
@@ -138,6 +140,7 @@ impl Knobs {
             fencing: accident(&[0, 0, 0, SECONDS / 2, 3 * SECONDS], arrangement == Single),
             hostile: accident(&[0, 0, MILLIS, 30 * MILLIS], true),
             change: 0,
+            reboot: 0,
         };
         let disk_errors = if shared { pick(&[0, 0, 0, 0, 10]) as u32 } else { 0 };
         let modes = [CacheMode::Auto, CacheMode::Auto, CacheMode::Writeback, CacheMode::Writethrough];
@@ -180,6 +183,10 @@ impl Knobs {
         let choices = [0, 0, 0, SECONDS, 5 * SECONDS];
         if self.arrangement != Arrangement::Forgetful {
             self.accidents.change = choices[rng.usize(..choices.len())];
+        }
+        // Where two hosts share a disk, one that boots does not know what the other has answered meanwhile.
+        if matches!(self.arrangement, Arrangement::Single | Arrangement::Several) {
+            self.accidents.reboot = choices[rng.usize(..choices.len())];
         }
     }
 

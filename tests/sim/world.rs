@@ -11,6 +11,7 @@ use aoe_initiator::engine as initiator;
 use aoe_target::engine as target;
 use aoe_target::engine::export::StoredState;
 use aoe_target::engine::operation::{DiskError, DiskId};
+use aoe_target::lives::{Lease, Lives};
 use fastrand::Rng;
 
 use super::accidents::{Accident, draw_ticks};
@@ -138,6 +139,7 @@ pub(super) enum Event {
     AdminResends { tag: u32 },
     LetIn,
     BackAgain { process: Process, export: DiskId },
+    Stopping { process: Process },
 }
 
 /// A target from its start to its death.
@@ -163,6 +165,11 @@ pub(super) struct TargetHost {
     pub generation: u32,
     /// How often its host started anew.
     pub boots: u32,
+    /// What is noted of its exports over boots, and under what each is served.
+    pub lives: Lives,
+    pub leases: Vec<Lease>,
+    /// It was told to stop, and takes no requests any more.
+    pub is_stopping: bool,
     /// Its exports in the engine's order: address, disk, settings that survive.
     pub exports: Vec<(Address, usize, StoredState)>,
     /// Operations with the disks.
@@ -247,6 +254,9 @@ impl World {
                 server: None,
                 generation: 0,
                 boots: 0,
+                lives: Lives::default(),
+                leases: Vec::new(),
+                is_stopping: false,
                 exports: exports
                     .iter()
                     .filter(|(_, at, _)| *at == target)
@@ -502,6 +512,7 @@ impl World {
                     self.serve_again(process, export);
                 }
             }
+            Event::Stopping { process } => self.go_on_stopping(process)?,
         }
         Ok(())
     }
@@ -513,8 +524,9 @@ impl World {
         }
         let now = self.clock(host);
         if let Some(target) = self.targets.get_mut(host) {
-            let Some(server) = target.server.as_mut() else {
+            let Some(server) = target.server.as_mut().filter(|_| !target.is_stopping) else {
                 target.node.waiting.clear();
+                self.drain_target(host);
                 return Ok(());
             };
             while server.has_room()

@@ -403,7 +403,8 @@ impl Roster {
     ) -> Result<String> {
         let address = settings.address;
         let (opener, wanted) = (self.opener.clone(), settings.clone());
-        let served = blocking(move || opener.prepare(&wanted, open_disk(&wanted)?, before)).await?;
+        let prepare = move || opener.prepare(vec![(&wanted, open_disk(&wanted))], before.as_ref());
+        let served = blocking(prepare).await?.pop().expect("one disk is one export")?;
         let said = line(&served).head;
         let member = Member { by_hand, ..Member::new(settings, worker, &served.disk) };
         if let Err(error) = self.order(worker, |reply| Order::Add(Box::new(served), reply)).await {
@@ -438,10 +439,11 @@ impl Roster {
     }
 
     async fn close(&self, address: Address, worker: usize, removed: Removed) -> Gone {
-        let Removed { disk, stored, image, draining } = removed;
-        let path = disk.path().to_owned();
+        let Removed { disk, stored, image, closed, draining } = removed;
+        let (path, lives) = (disk.path().to_owned(), self.opener.lives.clone());
         // The last close of a device may wait for it.
         let closed = blocking(move || {
+            lives.close(closed.as_slice());
             drop(disk);
             Ok(())
         });
