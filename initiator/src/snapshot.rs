@@ -83,6 +83,7 @@ mod tests {
             in_flight: 0,
             resends: 0,
             sectors: 2,
+            offered: 2,
         };
         Snapshot {
             device: Address::new(0, 1),

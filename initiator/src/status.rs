@@ -70,6 +70,12 @@ pub struct PathStatus {
     pub in_flight: u32,
     /// Frames sent again.
     pub resends: u64,
+    /// Data in the longest frame, in bytes.
+    #[serde(default)]
+    pub frame_bytes: u64,
+    /// What both ends would take; more than `frame_bytes` where longer frames vanish on the way.
+    #[serde(default)]
+    pub offered_bytes: u64,
 }
 
 /// One attached disk. Counters start at the attach.
@@ -147,6 +153,8 @@ pub(crate) mod tests {
                 window: 16,
                 in_flight: 1,
                 resends: 2,
+                frame_bytes: 8704,
+                offered_bytes: 8704,
             }],
             resends: 2,
             errors: 0,

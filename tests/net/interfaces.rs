@@ -25,7 +25,10 @@ struct Stream {
 
 impl Stream {
     fn new() -> Stream {
-        let lab = Lab::over_cable(&["a", "b"], 9000, 1);
+        Stream::over(Lab::over_cable(&["a", "b"], 9000, 1))
+    }
+
+    fn over(lab: Lab) -> Stream {
         random_file(&lab.path("disk.img"), DISK_BYTES, 1);
         let target = lab.export("a", "shelf 0 slot 1 disk.img");
         let place = format!("unix:{}", lab.path("disk.sock").display());
@@ -77,6 +80,30 @@ impl Stream {
         (after[0] - before[0]) / (after[1] - before[1]).max(1)
     }
 
+    /// From now on a switch port on the way takes no longer frames than this. Both ends do, and hear nothing of it.
+    fn narrow(&self, mtu: u32) {
+        self.lab.switch().typed(&format!("ip link set port0 mtu {mtu}")).run().succeeded();
+    }
+
+    /// Data in the longest frame that passes, and what both ends take, in bytes.
+    fn frame_bytes(&self) -> [u64; 2] {
+        let stat = self.lab.stat("b");
+        ["frame_bytes", "offered_bytes"].map(|name| stat[0]["paths"][0][name].as_u64().expect("a number of bytes"))
+    }
+
+    /// Sees to it that the stream goes on with frames of this length, and that it stays so.
+    fn goes_on_with(&mut self, bytes: u64) {
+        let began = Instant::now();
+        wait_for("smaller frames", || (self.frame_bytes()[0] == bytes).then_some(()));
+        self.wait_for_writes();
+        println!("goes on {:?} after the way became narrow", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(20), "it took {:?}", began.elapsed());
+        assert!(self.mean_frame() < bytes + 50);
+        assert_eq!(self.frame_bytes(), [bytes, 8192]);
+        let shown = self.lab.host("b").typed("aoe-stat").run().succeeded().stdout;
+        assert!(shown.contains(&format!("{bytes} of 8192 bytes pass")), "{shown}");
+    }
+
     fn down_for_a_while(&mut self, host: &str) {
         self.set(host, "down");
         // What was under way when it happened may still complete.
@@ -118,6 +145,26 @@ fn net_interfaces_change_their_mtu_in_mid_stream() {
         stream.goes_on_after(host, "mtu 9000");
         assert!(stream.mean_frame() > 1514, "jumbo frames are used again");
     }
+    stream.ends_well();
+}
+
+#[test]
+fn net_interfaces_on_the_way_take_smaller_frames_from_mid_stream_on() {
+    let mut stream = Stream::over(Lab::switched(&["a", "b"], 9000));
+    assert_eq!(stream.frame_bytes(), [8192, 8192]);
+    stream.narrow(4200);
+    stream.goes_on_with(4096);
+    stream.narrow(1500);
+    stream.goes_on_with(1024);
+    stream.ends_well();
+}
+
+#[test]
+fn net_interfaces_on_the_way_take_smaller_frames_from_the_start() {
+    let lab = Lab::switched(&["a", "b"], 9000);
+    lab.switch().typed("ip link set port0 mtu 1500").run().succeeded();
+    let mut stream = Stream::over(lab);
+    stream.goes_on_with(1024);
     stream.ends_well();
 }
 

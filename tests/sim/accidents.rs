@@ -38,9 +38,10 @@ pub(super) enum Accident {
     Hostile,
     Change,
     Reboot,
+    Narrow,
 }
 
-const ALL: [Accident; 11] = [
+const ALL: [Accident; 12] = [
     Accident::Flap,
     Accident::Mtu,
     Accident::Partition,
@@ -52,6 +53,7 @@ const ALL: [Accident; 11] = [
     Accident::Hostile,
     Accident::Change,
     Accident::Reboot,
+    Accident::Narrow,
 ];
 
 const MILLIS: u64 = 1_000_000;
@@ -80,6 +82,7 @@ impl World {
             Accident::Hostile => accidents.hostile,
             Accident::Change => accidents.change,
             Accident::Reboot => accidents.reboot,
+            Accident::Narrow => accidents.narrow,
         }
     }
 
@@ -107,6 +110,18 @@ impl World {
         for accident in ALL {
             self.schedule_accident(accident);
         }
+        // Mostly it was so when the first came.
+        if self.knobs.accidents.narrow > 0 && self.rng.bool() {
+            self.narrow();
+        }
+    }
+
+    fn narrow(&mut self) {
+        let most = [1500, 1500, 2500, 4200][self.rng.usize(..4)];
+        self.tell(format!("frames above {most} bytes began to vanish"));
+        self.network.narrow = Some(most);
+        let last = self.rng.u64(1..=60_000 * MILLIS);
+        self.schedule(last, Event::Widen);
     }
 
     /// An accident happens, and the next of its kind is on its way.
@@ -176,6 +191,7 @@ impl World {
                 let target = self.rng.usize(..self.targets.len());
                 self.stop_for_a_reboot(target);
             }
+            Accident::Narrow => self.narrow(),
         }
         Ok(())
     }
@@ -251,7 +267,7 @@ impl World {
         places[self.rng.usize(..places.len())]
     }
 
-    /// Accidents end, and what they did is undone.
+    /// Accidents end, and what they did is undone; but where the way became narrow it stays so, as that stops nobody.
     pub fn heal(&mut self) {
         self.knobs.heal();
         self.network.mend_all();

@@ -27,6 +27,10 @@ pub trait Client {
     fn holds(&self) -> usize;
     /// Frames sent again.
     fn resends(&self) -> u64;
+    /// Paths that were found to carry smaller frames than both ends take, by an initiator that can tell.
+    fn narrow_paths(&self) -> u64 {
+        0
+    }
 }
 
 impl Client for Device {
@@ -73,5 +77,9 @@ impl Client for Device {
 
     fn resends(&self) -> u64 {
         self.stats().resends
+    }
+
+    fn narrow_paths(&self) -> u64 {
+        self.paths().filter(|path| path.sectors < path.offered).count() as u64
     }
 }

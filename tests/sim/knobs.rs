@@ -108,6 +108,8 @@ pub struct Accidents {
     pub hostile: u64,
     /// An operator removes an export and adds it again, or drains it for a while.
     pub change: u64,
+    /// Something on the way takes smaller frames than all ends, for a while.
+    pub narrow: u64,
 }
 
 const MICROS: u64 = 1_000;
@@ -141,6 +143,7 @@ impl Knobs {
             hostile: accident(&[0, 0, MILLIS, 30 * MILLIS], true),
             change: 0,
             reboot: 0,
+            narrow: 0,
         };
         let disk_errors = if shared { pick(&[0, 0, 0, 0, 10]) as u32 } else { 0 };
         let modes = [CacheMode::Auto, CacheMode::Auto, CacheMode::Writeback, CacheMode::Writethrough];
@@ -187,6 +190,15 @@ impl Knobs {
         // Where two hosts share a disk, one that boots does not know what the other has answered meanwhile.
         if matches!(self.arrangement, Arrangement::Single | Arrangement::Several) {
             self.accidents.reboot = choices[rng.usize(..choices.len())];
+        }
+    }
+
+    /// Adds what a switch does. Drawn apart, too.
+    pub fn draw_narrow(&mut self, rng: &mut Rng) {
+        let choices = [0, 0, 0, 5 * SECONDS, 30 * SECONDS];
+        // aoe.ko in this simulation knows one size of frames.
+        if self.mtu > 1500 && self.kernels == 0 {
+            self.accidents.narrow = choices[rng.usize(..choices.len())];
         }
     }
 

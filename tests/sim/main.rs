@@ -103,11 +103,12 @@ fn main() -> ExitCode {
         }
         count += 1;
     }
-    let Report { requests, failures, resends, repeats, accidents, shut_out, nanos, .. } = total;
+    let Report { requests, failures, resends, repeats, accidents, shut_out, narrow_paths, nanos, .. } = total;
     let clean = count - failed;
     println!(
         "{clean} seeds clean in {:.1} s: {requests} requests in {:.1} hours of their time, {failures} that failed as they may,\n\
-         {resends} frames sent again, {repeats} repeats caught, {accidents} accidents, {shut_out} stations shut out",
+         {resends} frames sent again, {repeats} repeats caught, {accidents} accidents, {shut_out} stations shut out,\n\
+         {narrow_paths} ways found to be narrow",
         start.elapsed().as_secs_f64(),
         nanos as f64 / HOUR as f64,
     );

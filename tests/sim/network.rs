@@ -51,6 +51,8 @@ pub struct Network {
     /// The places and the largest payload each takes, in bytes.
     places: BTreeMap<Place, u32>,
     cuts: BTreeSet<(Place, Direction)>,
+    /// Longer payloads vanish on the way, in bytes; nobody is told.
+    pub narrow: Option<u32>,
     /// What it did.
     pub counters: NetworkCounters,
 }
@@ -92,7 +94,11 @@ impl Network {
     ) {
         self.counters.sent += 1;
         let fits = |mtu: u32| frame.len() <= mtu as usize + 14;
-        if self.cuts.contains(&(from, Direction::Out)) || self.places.get(&from).is_some_and(|mtu| !fits(*mtu)) {
+        let vanishes = self.narrow.is_some_and(|most| !fits(most));
+        if vanishes
+            || self.cuts.contains(&(from, Direction::Out))
+            || self.places.get(&from).is_some_and(|mtu| !fits(*mtu))
+        {
             self.counters.lost += 1;
             return;
         }

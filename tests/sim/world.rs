@@ -74,6 +74,8 @@ pub struct Report {
     pub waits: u64,
     /// Times a station was shut out, and the edit answered.
     pub shut_out: u64,
+    /// Paths that initiators knew to be narrow when the way became wide again.
+    pub narrow_paths: u64,
 }
 
 impl Report {
@@ -88,6 +90,7 @@ impl Report {
         self.repeats += other.repeats;
         self.waits += other.waits;
         self.shut_out += other.shut_out;
+        self.narrow_paths += other.narrow_paths;
     }
 }
 
@@ -131,6 +134,7 @@ pub(super) enum Event {
     Thaw { host: usize },
     Accident(Accident),
     PortUp { place: Place },
+    Widen,
     Mend { place: Place, direction: Direction },
     Restart { target: usize },
     Return { client: usize },
@@ -231,7 +235,9 @@ impl World {
     fn new(seed: u64, options: Options) -> Self {
         let mut rng = Rng::with_seed(seed);
         let mut knobs = Knobs::draw(&mut rng);
-        knobs.draw_changes(&mut Rng::with_seed(!seed));
+        let mut apart = Rng::with_seed(!seed);
+        knobs.draw_changes(&mut apart);
+        knobs.draw_narrow(&mut apart);
         if options.long.is_some() {
             (knobs.requests, knobs.pause) = (u32::MAX, knobs.pause.max(5_000_000_000));
         }
@@ -483,6 +489,12 @@ impl World {
             }
             Event::Ask { client } => self.drain_client(client)?,
             Event::Accident(accident) => self.accident(accident)?,
+            Event::Widen => {
+                let clients = self.clients.iter().filter_map(|host| host.client.as_ref());
+                self.report.narrow_paths += clients.map(|client| client.narrow_paths()).sum::<u64>();
+                self.tell("no frames vanish for their length any more".to_owned());
+                self.network.narrow = None;
+            }
             Event::PortUp { place } => self.set_port(place, true)?,
             Event::Mend { place, direction } => self.network.mend(place, direction),
             Event::Restart { target } => {
@@ -801,8 +813,8 @@ mod tests {
             }
         }
         println!("seeds {from}..{to}: {total:?}");
-        let Report { resends, repeats, waits, accidents, failures, shut_out, .. } = total;
-        let happened = [resends, repeats, waits, accidents, failures, shut_out];
+        let Report { resends, repeats, waits, accidents, failures, shut_out, narrow_paths, .. } = total;
+        let happened = [resends, repeats, waits, accidents, failures, shut_out, narrow_paths];
         assert!(happened.iter().all(|count| *count > 0), "everything happened: {total:?}");
     }
 

@@ -468,6 +468,8 @@ fn status(facts: Facts, snapshot: Snapshot, latencies: Latencies) -> Status {
         window: path.window,
         in_flight: path.in_flight,
         resends: path.resends,
+        frame_bytes: u64::from(path.sectors) * SECTOR as u64,
+        offered_bytes: u64::from(path.offered) * SECTOR as u64,
     });
     Status {
         device: facts.device,

@@ -137,10 +137,12 @@ fn describe(statuses: &[Status]) -> String {
 }
 
 fn path(path: &PathStatus) -> String {
-    let PathStatus { mac, interface, window, in_flight, resends, .. } = path;
+    let PathStatus { mac, interface, window, in_flight, resends, frame_bytes, offered_bytes, .. } = path;
     let state = path.state.name();
     let rtt = path.rtt_us.map_or_else(|| "? us".to_owned(), |rtt| format!("{rtt} us"));
-    format!("{mac} via {interface} {state} {rtt} {in_flight}/{window} resends {resends}")
+    let is_narrow = frame_bytes < offered_bytes;
+    let frames = if is_narrow { format!(", {frame_bytes} of {offered_bytes} bytes pass") } else { String::new() };
+    format!("{mac} via {interface} {state} {rtt} {in_flight}/{window} resends {resends}{frames}")
 }
 
 /// Half, and 99 of a hundred, took no longer; in microseconds.
@@ -236,6 +238,13 @@ mod tests {
                 "02:00:00:00:00:02 via eth0 up 120 us 1/16 resends 2"
             ]
         );
+    }
+
+    #[test]
+    fn a_path_that_carries_less_than_its_ends_take_is_told() {
+        let mut status = status();
+        status.paths[0].frame_bytes = 1024;
+        assert!(path(&status.paths[0]).ends_with("resends 2, 1024 of 8704 bytes pass"));
     }
 
     #[test]

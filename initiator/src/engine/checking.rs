@@ -17,6 +17,7 @@ use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::{AtaFlags, AtaRepr, Command, ConfigCommand, ConfigRepr, ErrorCode, Frame, MacAddr};
 
 use super::frames::{self, Envelope};
+use super::search::Search;
 use super::{Conversation, PortId, PortInfo, RoundTrips, Tags};
 
 /// Ways that are checked at the most.
@@ -117,41 +118,6 @@ impl WayReport {
     }
 }
 
-/// The search for the largest size that passes.
-#[derive(Clone, Copy, Debug)]
-struct Search {
-    claimed: u16,
-    passes: u16,
-    fails: u16,
-}
-
-impl Search {
-    fn new(claimed: u8) -> Self {
-        let claimed = u16::from(claimed);
-        Self { claimed, passes: 0, fails: claimed + 1 }
-    }
-
-    /// The size to try next; `None` when it is known. First the smallest, then the largest, for most ways have no
-    /// trouble.
-    fn next(&self) -> Option<u8> {
-        let size = match (self.passes, self.fails) {
-            (passes, fails) if passes + 1 == fails => return None,
-            (0, _) => 1,
-            (_, fails) if fails > self.claimed => self.claimed,
-            (passes, fails) => passes.midpoint(fails),
-        };
-        Some(u8::try_from(size).expect("no more than was claimed"))
-    }
-
-    fn learn(&mut self, size: u8, passes: bool) {
-        if passes { self.passes = size.into() } else { self.fails = size.into() }
-    }
-
-    fn largest(&self) -> u8 {
-        u8::try_from(self.passes).expect("no more than was claimed")
-    }
-}
-
 /// A single question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Probe {
@@ -247,8 +213,8 @@ impl Checking {
             Checked {
                 way,
                 samples: 0,
-                reads: Search::new(claimed),
-                requests: Search::new(claimed),
+                reads: Search::new(0, claimed),
+                requests: Search::new(0, claimed),
                 open: None,
                 load: None,
                 over: claimed == 0,

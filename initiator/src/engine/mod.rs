@@ -21,6 +21,7 @@ mod device;
 mod discovery;
 mod frames;
 mod masking;
+mod measuring;
 mod path;
 mod pinging;
 mod quarantine;
@@ -28,6 +29,7 @@ mod question;
 mod recovery;
 mod round_trips;
 mod rtt;
+mod search;
 mod unflushed;
 mod window;
 

@@ -5,6 +5,7 @@ use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::MacAddr;
 
 use super::PortId;
+use super::measuring::Measuring;
 use super::recovery::{Kind, Recovery};
 use super::rtt::Rtt;
 use super::window::Window;
@@ -47,8 +48,14 @@ pub struct Path {
     pub port: PortId,
     /// The target's address.
     pub mac: MacAddr,
-    /// Sectors per command: what frames carry and what the target takes.
-    pub sectors: u8,
+    /// Sectors per command that both ends take: what frames carry and what the target says.
+    pub offered: u8,
+    /// Sectors that were found to pass on the way; `u8::MAX` while there is no doubt.
+    pub passes: u8,
+    /// Finds that out.
+    pub measuring: Option<Measuring>,
+    /// When it may begin (again).
+    pub measure_from: Instant,
     /// What it is good for.
     pub state: PathState,
     /// Round-trip time.
@@ -88,11 +95,14 @@ pub enum Question {
 
 impl Path {
     /// A path that has just been heard of.
-    pub fn new(now: Instant, port: PortId, mac: MacAddr, sectors: u8, buffers: u16) -> Self {
+    pub fn new(now: Instant, port: PortId, mac: MacAddr, offered: u8, buffers: u16) -> Self {
         Self {
             port,
             mac,
-            sectors,
+            offered,
+            passes: u8::MAX,
+            measuring: None,
+            measure_from: now,
             state: PathState::Identifying { attempts: 0, again: now },
             rtt: Rtt::default(),
             recoveries: Default::default(),
@@ -107,6 +117,11 @@ impl Path {
             registered: false,
             memory: None,
         }
+    }
+
+    /// Sectors per command.
+    pub fn sectors(&self) -> u8 {
+        self.offered.min(self.passes)
     }
 
     /// What tells of losses among frames of this kind.

@@ -35,6 +35,9 @@ impl Device {
                 self.unawaited.remove(at);
                 return;
             }
+            if self.hear_measured(now, index, tag, judge(frame.header.error, &ata), data.len()) {
+                return;
+            }
             self.stats.strays += 1;
             self.hear_of_copy(tag);
             if self.quarantine.stray_answered(frame.ethernet.source, tag) {
@@ -57,7 +60,7 @@ impl Device {
         {
             // It takes less in one command than it said: its MTU has changed. How much, it says when it is asked; until
             // then half of what it refused is tried.
-            self.paths[index].sectors = self.paths[index].sectors.min(flight.sectors as u8 / 2);
+            self.paths[index].offered = self.paths[index].offered.min(flight.sectors as u8 / 2);
             let info = *self.ports.get(&port).expect("frames come in by known ports");
             self.ask(port, info);
             self.lose_flight(flight_id);

@@ -4,9 +4,10 @@ use aoe_common::ordering::Ordering;
 use aoe_common::planted::{Fault, planted};
 use aoe_common::time::Instant;
 
+use super::super::measuring::SURE;
 use super::super::path::{LOSSES_TO_FAIL, SILENCE_TO_FAIL};
 use super::super::recovery::Kind;
-use super::{ASK_EAGERLY, Device, DeviceState, Event, IoError};
+use super::{ASK_EAGERLY, Device, DeviceState, Event, IoError, TIMEOUTS_TO_MEASURE};
 
 impl Device {
     /// Sends again what later answers tell to be lost. That is no sign of a path that fails: it answers, or has only just
@@ -29,7 +30,7 @@ impl Device {
 
     pub(super) fn lose_overdue_flights(&mut self, now: Instant) {
         let mut next = None;
-        let mut failing = 0u32;
+        let (mut failing, mut doubtful) = (0u32, 0u32);
         let mut given_up = Vec::new();
         for id in 0..self.flights.len() {
             let Some(flight) = self.flights[id].as_mut().filter(|flight| !flight.lost) else { continue };
@@ -42,6 +43,11 @@ impl Device {
                 given_up.push(id as u32);
             }
             flight.timeouts += 1;
+            let active = self.requests[flight.request as usize].as_ref().expect("flights belong to requests");
+            let is_long = active.work.payload_sectors(flight.sectors) > u64::from(SURE);
+            if is_long && flight.timeouts >= TIMEOUTS_TO_MEASURE {
+                doubtful |= 1 << flight.path;
+            }
             let (index, attempts, last_sent) = (flight.path, flight.attempts, flight.last_sent);
             self.lose_flight(id as u32);
             let path = &mut self.paths[index];
@@ -66,14 +72,17 @@ impl Device {
             self.doubt(id);
             self.end_flight(now, id, Err(IoError::Dead));
         }
+        for index in (0..self.paths.len()).filter(|index| doubtful & 1 << index != 0) {
+            self.measure(now, index);
+        }
         for index in 0..self.paths.len() {
             let others = self
                 .paths
                 .iter()
                 .enumerate()
                 .any(|(other, path)| other != index && path.is_live() && path.losses < LOSSES_TO_FAIL);
-            // The last path is kept: there is nothing to lose by trying it.
-            if failing & 1 << index != 0 && others {
+            // The last path is kept: there is nothing to lose by trying it. One that is measured may carry smaller frames.
+            if failing & 1 << index != 0 && others && self.paths[index].measuring.is_none() {
                 self.fail_path(now, index);
             }
         }

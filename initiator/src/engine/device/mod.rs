@@ -6,6 +6,7 @@
 
 mod answers;
 mod loss;
+mod measuring;
 mod paths;
 mod sending;
 
@@ -19,6 +20,7 @@ use aoe_common::time::{Duration, Instant};
 use aoe_common::wire::{Command, ErrorCode, Frame, MacAddr};
 use std::collections::{BTreeMap, VecDeque};
 
+use super::measuring::Measuring;
 use super::path::{PATHS_MAX, Path, PathState};
 use super::quarantine::Quarantine;
 use super::recovery::Kind;
@@ -53,6 +55,10 @@ const UNAWAITED_MAX: usize = 2 * PATHS_MAX;
 const EARLY_MAX: u8 = 3;
 /// Parts that were sent again and are answered, whose other answers are looked out for.
 const RESENT_MAX: usize = 64;
+
+/// Time-outs of a part before larger frames are doubted on its path, and the pause between two attempts to find out.
+const TIMEOUTS_TO_MEASURE: u32 = 2;
+const MEASURE_PAUSE: Duration = Duration::from_secs(2);
 
 /// Settings of a device.
 #[derive(Clone, Copy, Debug)]
@@ -226,6 +232,17 @@ pub enum Event {
         /// Now.
         now: u64,
     },
+    /// On a path, other frames pass than before.
+    Passes {
+        /// The target.
+        mac: MacAddr,
+        /// Over which port.
+        port: PortId,
+        /// Sectors in the longest frame.
+        sectors: u8,
+        /// Sectors that both ends would take.
+        offered: u8,
+    },
     /// Unusable answers made a request fail.
     BadAnswers,
     /// The target's host lost writes that no flush had covered: flushes fail from now on.
@@ -374,6 +391,8 @@ pub struct PathStats {
     pub resends: u64,
     /// Sectors per command.
     pub sectors: u8,
+    /// Sectors per command that both ends would take.
+    pub offered: u8,
 }
 
 /// Figures of a device.
@@ -519,7 +538,8 @@ impl Device {
             window: path.window.size(),
             in_flight: path.in_flight,
             resends: path.resends,
-            sectors: path.sectors,
+            sectors: path.sectors(),
+            offered: path.offered,
         })
     }
 
@@ -544,6 +564,7 @@ impl Device {
         }
         for index in 0..self.paths.len() {
             if self.paths[index].port == port {
+                self.paths[index].measuring = None;
                 self.fail_path(now, index);
             }
         }
@@ -667,6 +688,7 @@ impl Device {
         }
         for index in 0..self.paths.len() {
             self.identify_path_if_due(now, index);
+            self.measure_if_due(now, index);
         }
         self.lose_overtaken_flights(now);
         if self.flights_due.is_some_and(|due| now >= due) {
@@ -698,12 +720,14 @@ impl Device {
         // While something answers, it is not given up, however long other things wait.
         let dead = dead.filter(|_| self.is_silent());
         let overtaken = self.paths.iter().filter_map(Path::recovery_due);
+        let measuring = self.paths.iter().filter_map(|path| path.measuring.as_ref().map(Measuring::due));
         let quarantine = if self.parked.is_empty() { None } else { self.quarantine.next_end() };
         [Some(self.ask_at), self.settle_at, self.flights_due, self.held_until, dead, quarantine]
             .into_iter()
             .flatten()
             .chain(identify)
             .chain(overtaken)
+            .chain(measuring)
             .min()
     }
 

@@ -40,7 +40,7 @@ impl Device {
             return;
         };
         let path = &mut self.paths[index];
-        path.sectors = sectors;
+        path.offered = sectors;
         path.window.set_limit(u32::from(config.buffer_count).min(WINDOW_MAX));
         match path.state {
             PathState::Identifying { .. } => {}
@@ -179,6 +179,10 @@ impl Device {
         if can_flush {
             self.greet(index);
         }
+        if self.paths[index].passes < u8::MAX {
+            // What was in the way may have gone.
+            self.measure(now, index);
+        }
         match self.state {
             DeviceState::Searching => {
                 self.settle_at.get_or_insert(now + SETTLE);
@@ -228,7 +232,7 @@ impl Device {
         self.paths.iter().all(|path| !path.is_live() || path.losses >= LOSSES_TO_FAIL)
     }
 
-    fn envelope(&self, index: usize, tag: u32) -> Option<Envelope> {
+    pub(super) fn envelope(&self, index: usize, tag: u32) -> Option<Envelope> {
         let path = &self.paths[index];
         let info = self.ports.get(&path.port)?;
         Some(Envelope { source: info.mac, destination: path.mac, address: self.config.address, tag })

@@ -61,10 +61,11 @@ impl Device {
                 at += 1;
                 continue;
             };
-            let too_long = work.payload_sectors(sectors) > u64::from(self.paths[path].sectors);
+            let too_long = work.payload_sectors(sectors) > u64::from(self.paths[path].sectors());
             let known = registered && self.paths[path].registered;
             let new_source = !known && self.ports.get(&self.paths[path].port).map(|info| info.mac) != source;
-            if work.writes() && (too_long || new_source) && now < safe_from {
+            let waits = too_long && !planted(Fault::CutAtOnce) || new_source;
+            if work.writes() && waits && now < safe_from {
                 self.held_until = Some(self.held_until.map_or(safe_from, |held| held.min(safe_from)));
                 at += 1;
                 continue;
@@ -105,12 +106,12 @@ impl Device {
             let active = self.requests[slot as usize].as_mut().expect("just seen");
             // A target that does not trim (any more) refuses the command.
             let trim_sectors = self.disk.as_ref().map_or(1, |disk| disk.trim_sectors_max.max(1));
-            let trim_sectors = trim_sectors.min(u16::from(self.paths[path].sectors));
+            let trim_sectors = trim_sectors.min(u16::from(self.paths[path].sectors()));
             let most = match active.work {
                 Work::Flush => 1,
                 Work::ZeroCommand => ZERO_SECTORS_MAX,
                 Work::Trim => u64::from(trim_sectors) * TRIM_ENTRIES_PER_SECTOR as u64 * TRIM_RANGE_SECTORS_MAX,
-                Work::Read | Work::Write { .. } | Work::ZeroData { .. } => u64::from(self.paths[path].sectors),
+                Work::Read | Work::Write { .. } | Work::ZeroData { .. } => u64::from(self.paths[path].sectors()),
             };
             let (offset, sectors) = match active.redo.last_mut() {
                 Some((offset, left)) => {
@@ -128,9 +129,7 @@ impl Device {
                 }
             };
             active.flights += 1;
-            // Tags come round again; one that still waits for its answer is passed over.
-            let tag = std::iter::repeat_with(|| self.tags.take()).find(|tag| !self.by_tag.contains_key(tag));
-            let tag = tag.expect("there are more tags than flights");
+            let tag = self.fresh_tag();
             let flight = Flight {
                 request: slot,
                 offset,
@@ -163,6 +162,12 @@ impl Device {
             self.by_tag.insert(tag, id);
             return Some(id);
         }
+    }
+
+    /// Tags come round again; one that still waits for its answer is passed over.
+    pub(super) fn fresh_tag(&mut self) -> u32 {
+        let tag = std::iter::repeat_with(|| self.tags.take()).find(|tag| !self.by_tag.contains_key(tag));
+        tag.expect("there are more tags than flights")
     }
 
     /// Writes a flight's frame and counts it as under way.
@@ -204,11 +209,7 @@ impl Device {
         let lba48 = self.disk.as_ref().is_none_or(|disk| disk.lba48) || lba + count > LBA28_MAX + 1;
         let bytes = if active.work.carries_sectors() { count as usize * SECTOR } else { 0 };
         let len = match active.work {
-            Work::Read => {
-                let command = if lba48 { command::READ_SECTORS_EXT } else { command::READ_SECTORS };
-                let ata = transfer(command, AtaFlags::empty(), lba48, lba, count);
-                frames::ata_request(&envelope, &ata, 0, |_| {}, out)
-            }
+            Work::Read => frames::ata_request(&envelope, &read_command(lba48, lba, count), 0, |_| {}, out),
             Work::Write { fua } => {
                 let ata = transfer(write_command(lba48, fua), AtaFlags::WRITE, lba48, lba, count);
                 let fill = |data: &mut [u8]| data.copy_from_slice(&active.buffer[start..start + bytes]);
@@ -258,6 +259,11 @@ fn transfer(command: u8, flags: AtaFlags, extended: bool, lba: u64, count: u64) 
         (flags, 0xe << 28 | lba)
     };
     AtaRepr { flags, feature: 0, count: count as u8, command, registers }
+}
+
+pub(super) fn read_command(lba48: bool, lba: u64, count: u64) -> AtaRepr {
+    let command = if lba48 { command::READ_SECTORS_EXT } else { command::READ_SECTORS };
+    transfer(command, AtaFlags::empty(), lba48, lba, count)
 }
 
 fn write_command(lba48: bool, fua: bool) -> u8 {

@@ -5,6 +5,7 @@ mod chaos;
 mod death;
 mod finding;
 mod loss;
+mod measuring;
 mod ordering;
 mod paths;
 mod recovery;
