@@ -89,6 +89,8 @@ pub struct ExportStatus {
     pub reservation: Vec<String>,
     /// The config string, bytes that are no text escaped.
     pub config_string: String,
+    /// Who may edit these three over the wire.
+    pub edits: EditsStatus,
     /// Acknowledged data was lost, and why; writes are refused.
     pub lost: Option<String>,
     /// Writes are held for so many more seconds after a restart.
@@ -121,6 +123,8 @@ pub struct ExportStatus {
     pub waits: u64,
     /// Requests of stations that may not use it.
     pub refused: u64,
+    /// Edits that were left to others, by `edits`.
+    pub edits_refused: u64,
     /// Requests dropped because too many were waiting.
     pub overflows: u64,
     /// Times from a request's arrival to the start of its answer.
@@ -131,6 +135,34 @@ pub struct ExportStatus {
     pub flush_latency: Latency,
     /// Those who use it.
     pub stations: Vec<StationStatus>,
+}
+
+/// Who may edit over the wire what stations can set of an export.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EditsStatus {
+    /// The config string.
+    pub config: EditorsStatus,
+    /// The mask list.
+    pub mask: EditorsStatus,
+    /// The reservation.
+    pub reservation: EditorsStatus,
+}
+
+/// Who may make an edit, as in the configuration file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum EditorsStatus {
+    /// `all` or `none`.
+    Word(String),
+    /// Stations.
+    These(Vec<String>),
+}
+
+impl EditorsStatus {
+    /// Everybody.
+    pub fn all() -> Self {
+        Self::Word("all".to_owned())
+    }
 }
 
 /// What an export has on record of one station.

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use aoe_common::scrape::{Endpoint, Scrape};
-use aoe_common::target_status::{ExportStatus, LATENCY_BUCKETS, Latency, StationStatus, TargetStatus};
+use aoe_common::target_status::{EditorsStatus, ExportStatus, LATENCY_BUCKETS, Latency, StationStatus, TargetStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
@@ -224,6 +224,21 @@ fn of_exports(exports: &[ExportStatus]) -> Vec<Family> {
         ),
         counter("export_overlap_waits", "Requests that waited for an overlapping one.", each(|export| export.waits)),
         counter("export_refused_requests", "Requests of stations that may not use it.", each(|export| export.refused)),
+        counter(
+            "export_refused_edits",
+            "Edits of config string, mask list or reservation by stations that may not make them.",
+            each(|export| export.edits_refused),
+        ),
+        gauge(
+            "export_edits_by_all",
+            "1: every station may make these edits over the wire.",
+            None,
+            by_kind(&[
+                ("config", |export| (export.edits.config == EditorsStatus::all()).into()),
+                ("mask", |export| (export.edits.mask == EditorsStatus::all()).into()),
+                ("reservation", |export| (export.edits.reservation == EditorsStatus::all()).into()),
+            ]),
+        ),
         counter("export_overflows", "Requests dropped because too many were waiting.", each(|export| export.overflows)),
         gauge(
             "export_stations",
@@ -360,7 +375,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use aoe_common::addr::Address;
-    use aoe_common::target_status::InterfaceStatus;
+    use aoe_common::target_status::{EditsStatus, InterfaceStatus};
 
     fn station(number: usize) -> StationStatus {
         let mac = format!("02:00:00:00:{:02x}:{:02x}", number / 256, number % 256);
@@ -386,6 +401,11 @@ mod tests {
             mask: vec![],
             reservation: vec![],
             config_string: String::new(),
+            edits: EditsStatus {
+                config: EditorsStatus::all(),
+                mask: EditorsStatus::Word("none".to_owned()),
+                reservation: EditorsStatus::These(vec!["02:00:00:00:00:0a".to_owned()]),
+            },
             lost: Some("EIO".to_owned()),
             held_s: None,
             draining: false,
@@ -402,6 +422,7 @@ mod tests {
             held: 12,
             waits: 13,
             refused: 14,
+            edits_refused: 16,
             overflows: 15,
             read_latency,
             write_latency: Latency::default(),
@@ -519,11 +540,15 @@ mod tests {
             ("export_overlap_waits_total", 13.0),
             ("export_refused_requests_total", 14.0),
             ("export_overflows_total", 15.0),
+            ("export_refused_edits_total", 16.0),
             ("export_size_bytes", f64::from(1 << 30)),
             ("export_data_lost", 1.0),
             ("export_stations", 2.0),
         ] {
             assert_eq!(of(name, &[device]), Some(figure), "{name}");
+        }
+        for (kind, figure) in [("config", 1.0), ("mask", 0.0), ("reservation", 0.0)] {
+            assert_eq!(of("export_edits_by_all", &[device, ("kind", kind)]), Some(figure), "{kind}");
         }
         assert_eq!(of("export_data_bytes_total", &[device, ("kind", "write")]), Some(8192.0));
         assert_eq!(of("interface_kernel_drops_total", &[("interface", "eth0")]), Some(1.0));

@@ -90,8 +90,13 @@ impl Opener {
             && !disk.read_only()
         {
             let path = directory.path().join(format!("{address}.served"));
-            let (marker, served) = Marker::open(&path, monotonic_now(), self.may_hold && before.is_none())
-                .map_err(|error| anyhow!("{}: {error}; name a directory with --state-dir", path.display()))?;
+            let (marker, served) =
+                Marker::open(&path, monotonic_now(), self.may_hold && before.is_none()).map_err(|error| {
+                    anyhow!(
+                        "{}: {error}; name a directory with --state-dir, or state-directory in the file",
+                        path.display()
+                    )
+                })?;
             hold = served;
             self.markers.add(address, marker);
         }
@@ -159,7 +164,7 @@ pub(crate) fn refuse_two_writers<'a>(exports: impl IntoIterator<Item = &'a Expor
             && let Some(other) = writers.insert(real, *address)
         {
             bail!(
-                "{}: is exported as {other} and as {address}, and both could write; use --read-only or leave one out",
+                "{}: is exported as {other} and as {address}, and both could write; export both `read-only`, or leave one out",
                 path.display()
             );
         }
@@ -220,11 +225,11 @@ pub(crate) fn line(Served { config, disk, stored, hold, .. }: &Served) -> Line {
         let [anybody, retagged] = [hold.anybody, hold.retagged].map(|until| until.since(now).as_secs_f64().ceil());
         if anybody > 0.0 {
             return format!(
-                "  {address} was served just before: writes wait {anybody} s for late copies to be gone (see --no-hold)"
+                "  {address} was served just before: writes wait {anybody} s for late copies to be gone (see --no-hold or hold)"
             );
         }
         format!(
-            "  {address} was served before: writes of aoe.ko wait {retagged} s for late attempts to be gone (see --no-hold)"
+            "  {address} was served before: writes of aoe.ko wait {retagged} s for late attempts to be gone (see --no-hold or hold)"
         )
     });
     Line {

@@ -65,8 +65,9 @@ pub fn serve(settings: &Settings) -> Result<()> {
         // At boot it may come later than this process.
         (Err(error), Some(_)) => tracing::warn!("{error}; waiting for it"),
     }
-    let directory = StateDirectory::open(settings.state_directory.clone())
-        .map_err(|error| anyhow!("{error}; name a directory that can be written with --state-dir"))?;
+    let directory = StateDirectory::open(settings.state_directory.clone()).map_err(|error| {
+        anyhow!("{error}; name a directory that can be written with --state-dir, or state-directory in the file")
+    })?;
     let lives = LivesOnDisk::in_directory(directory.clone());
     let opener = Opener { directory, markers: Markers::default(), lives, may_hold: settings.hold };
     let mut exports = Vec::with_capacity(disks.len());

@@ -1,17 +1,23 @@
 //! What an export tells of itself.
 
-use aoe_common::target_status::{ExportStatus, StationStatus};
+use aoe_common::target_status::{EditorsStatus, EditsStatus, ExportStatus, StationStatus};
 use aoe_common::time::Instant;
 use aoe_common::wire::MacAddr;
 
 use crate::disk::DiskFile;
+use crate::engine::editors::Editors;
 use crate::engine::export::Export;
 use crate::state::reason;
 
 /// How an export is now, with so many requests under way.
 pub(crate) fn export_status(now: Instant, export: &Export, under_way: usize, disk: &DiskFile) -> ExportStatus {
     let Export { config, access, counters, ledger, durability, hold, .. } = export;
-    let texts = |list: &[MacAddr]| list.iter().map(MacAddr::to_string).collect();
+    let texts = |list: &[MacAddr]| list.iter().map(MacAddr::to_string).collect::<Vec<_>>();
+    let editors = |editors: &Editors| match editors {
+        Editors::All => EditorsStatus::all(),
+        Editors::None => EditorsStatus::Word("none".to_owned()),
+        Editors::These(list) => EditorsStatus::These(texts(list)),
+    };
     let mut stations: Vec<_> = ledger.records().collect();
     stations.sort_unstable_by_key(|record| record.station.octets());
     let held = hold.anybody.max(hold.retagged).since(now);
@@ -28,6 +34,11 @@ pub(crate) fn export_status(now: Instant, export: &Export, under_way: usize, dis
         mask: texts(&access.mask),
         reservation: texts(&access.reservation),
         config_string: export.config_string.escape_ascii().to_string(),
+        edits: EditsStatus {
+            config: editors(&config.edits.config),
+            mask: editors(&config.edits.mask),
+            reservation: editors(&config.edits.reservation),
+        },
         lost: durability.poisoned().map(|errno| reason(errno).to_string()),
         held_s: (!held.is_zero() && !config.read_only).then(|| held.as_secs() + 1),
         draining: export.draining,
@@ -44,6 +55,7 @@ pub(crate) fn export_status(now: Instant, export: &Export, under_way: usize, dis
         held: counters.held,
         waits: counters.waits,
         refused: counters.refused,
+        edits_refused: counters.edits_refused,
         overflows: counters.overflows,
         read_latency: export.read_latency,
         write_latency: export.write_latency,

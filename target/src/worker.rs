@@ -211,7 +211,7 @@ impl Worker {
     pub(crate) fn start(plan: Plan, interfaces: &[Interface]) -> Result<Self> {
         let Plan { exports, disk_engine, poll, wildcard_edits, store, mailbox, pulse, look_again } = plan;
         let mut engine = Target::new(EngineConfig { buffers: BUFFERS, persist: store.is_some(), wildcard_edits });
-        let mut disks = Disks::new(disk_engine, DISK_DEPTH).context("io_uring; try `--io auto`")?;
+        let mut disks = Disks::new(disk_engine, DISK_DEPTH).context("io_uring; set `io` to `auto`")?;
         let (mut images, mut leases) = (BTreeMap::new(), BTreeMap::new());
         for Served { config, disk, stored, image, lease, hold, .. } in exports {
             let id = engine.add_export(monotonic_now(), config, stored)?;

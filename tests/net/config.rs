@@ -174,6 +174,13 @@ fn net_config_says_who_may_edit() {
     assert_eq!(aoecfg("-c read 0 2 eth0"), "mine");
     let told = format!("e0.1: {} may not change its config string", lab.mac("b"));
     target.wait_for_line(|line| line.contains(&told));
+    let status = lab.host("a").typed("aoe-target ctl --control control.sock status --json").run().succeeded().json();
+    let [first, second] = [&status["exports"][0], &status["exports"][1]];
+    assert_eq!((&first["edits"]["config"], &first["edits"]["mask"]), (&"none".into(), &"all".into()));
+    assert_eq!((&first["edits_refused"], &second["edits_refused"]), (&2.into(), &0.into()));
+    assert_eq!(second["edits"]["config"], serde_json::json!([lab.mac("b")]));
+    let details = lab.host("a").typed("aoe-target ctl --control control.sock status e0.1").run().succeeded().stdout;
+    assert!(details.lines().any(|line| line.split_whitespace().eq(["config", "edits", "by", "none"])), "{details}");
     target.stop().succeeded();
 }
 

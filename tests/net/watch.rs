@@ -232,7 +232,8 @@ fn export(slot: u8, writes: u64) -> ExportStatus {
     let export = serde_json::json!({
         "device": format!("e7.{slot}"), "path": format!("/srv/{slot}.img"), "size_bytes": 1 << 30, "read_only": false,
         "cache": "auto", "direct": false, "buffers": 64, "serial": "S", "allow": [], "mask": [], "reservation": [],
-        "config_string": "", "lost": null, "held_s": null, "draining": false, "in_flight": 0, "reads": 0,
+        "config_string": "", "edits": { "config": "all", "mask": "none", "reservation": ["02:00:00:00:00:0a"] },
+        "edits_refused": 0, "lost": null, "held_s": null, "draining": false, "in_flight": 0, "reads": 0,
         "read_bytes": 0, "writes": writes, "write_bytes": writes << 20, "flushes": 0, "trims": 0, "errors": 0,
         "repeats": 0, "stale": 0, "held": 0, "waits": 0, "refused": 0, "overflows": 0, "read_latency": none,
         "write_latency": none, "flush_latency": none, "stations": [station],
@@ -276,6 +277,73 @@ fn net_watch_follows_a_target_that_comes_and_goes() {
     drop(again);
     let gone = lab.host("b").command("aoe-stat").arg("--control").arg(&socket).run().exited(1);
     assert!(gone.stderr.contains("is it running?"), "{}", gone.stderr);
+}
+
+/// The same of a real one, that has real work and is told what to do meanwhile.
+#[test]
+fn net_watch_shows_what_a_target_does_and_is_told() {
+    let lab = Lab::pair(9000);
+    for (number, disk) in ["one.img", "two.img"].into_iter().enumerate() {
+        random_file(&lab.path(disk), 8 << 20, number as u64);
+    }
+    let export = |slot: u8, disk: &str| format!("[[export]]\nshelf = 0\nslot = {slot}\npath = \"{disk}\"\n");
+    let exports = [export(1, "one.img"), export(2, "two.img"), export(3, "gone.img")].concat();
+    fs::write(lab.path("target.toml"), format!("control = \"control.sock\"\n{exports}")).unwrap();
+    let serve = "aoe-target serve --config target.toml";
+    let target = lab.host("a").typed(serve).spawn_ready(|line| line.starts_with("serving e0.2"));
+    let fio = load(&lab, &lab.attach("b", "e0.1", "disk.sock"), &[]);
+
+    let socket = lab.path("control.sock");
+    let variable = format!("AOE_TARGET_CONTROL={}", socket.display());
+    let line = format!("{variable} aoe-stat --watch --target --interval 0.3");
+    let mut terminal = Terminal::open(&lab, lab.host("a"), &line, (40, 120));
+    let runs = |lines: &[String]| {
+        let rate = |head| figure(lines, "e0.1", head).is_some_and(|rate| rate > 0.0);
+        rate("read/s") && rate("write/s") && rate("r MiB/s")
+    };
+    let lines = terminal.wait_for("rates", runs);
+    let has = |text: &str| lines.iter().any(|line| line.contains(text));
+    assert!(lines[0].contains(&format!("process {}, ", target.id())) && has(", 1 not served"), "{lines:?}");
+    assert_eq!((figure(&lines, "e0.2", "read/s"), figure(&lines, "e0.1", "errors")), (Some(0.0), Some(0.0)));
+    assert!(has("stations of e0.1") && has(lab.mac("b")) && has(lab.mac("a")), "{lines:?}");
+    println!("{}", lines.join("\n"));
+
+    let ctl = |words: &str| {
+        drop(lab.host("a").typed(&format!("aoe-target ctl --control control.sock {words}")).run().succeeded())
+    };
+    let row = |name: &'static str, word: &'static str| {
+        move |lines: &[String]| {
+            lines.iter().any(|line| line.starts_with(name) && line.split_whitespace().any(|found| found == word))
+        }
+    };
+    ctl("set e0.2 --read-only yes");
+    terminal.wait_for("a disk that takes no writes", row("e0.2 ", "read-only"));
+    ctl("drain e0.1");
+    let is_drained = row("e0.1 ", "draining");
+    terminal.wait_for("a disk without work", |lines| {
+        is_drained(lines) && figure(lines, "e0.1", "read/s") == Some(0.0) && figure(lines, "e0.1", "busy") == Some(0.0)
+    });
+    ctl("undrain e0.1");
+    terminal.wait_for("rates again", runs);
+    ctl("remove e0.2");
+    terminal.wait_for("one disk less", |lines| !lines.iter().any(|line| line.starts_with("e0.2 ")));
+    terminal.press("q");
+    assert_eq!(terminal.end(), 0);
+
+    let once = |word: &str| lab.host("a").command("env").args([&variable, "aoe-stat", "--target"]).args([word]).run();
+    let told = once("--json").succeeded().json();
+    assert_eq!((&told["pid"], &told["not_served"][0]["device"]), (&target.id().into(), &"e0.3".into()));
+    let disk = &told["exports"][0];
+    let counts = |name: &str| disk[name].as_u64().is_some_and(|count| count > 0);
+    assert!(counts("reads") && counts("write_bytes") && told["exports"].as_array().unwrap().len() == 1, "{told}");
+    assert_eq!(disk["stations"][0]["mac"], lab.mac("b"));
+    drop(fio);
+    let table = lab.host("a").command("aoe-stat").arg("--control").arg(&socket).run().succeeded().stdout;
+    assert!(
+        table.contains("one.img") && table.contains("gone.img: no such file") && table.contains(lab.mac("b")),
+        "{table}"
+    );
+    target.stop().succeeded();
 }
 
 /// The page at a socket.

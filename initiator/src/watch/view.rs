@@ -486,6 +486,7 @@ pub(super) mod tests {
     use super::*;
     use crate::status::tests::status;
     use aoe_common::addr::Address;
+    use aoe_common::target_status::{EditorsStatus, EditsStatus, NotServed};
 
     /// A disk after so many reads of 4 KiB, each of which took 100 us.
     pub fn disk(slot: u8, reads: u64) -> Status {
@@ -522,6 +523,11 @@ pub(super) mod tests {
             mask: Vec::new(),
             reservation: Vec::new(),
             config_string: String::new(),
+            edits: EditsStatus {
+                config: EditorsStatus::all(),
+                mask: EditorsStatus::all(),
+                reservation: EditorsStatus::all(),
+            },
             lost: None,
             held_s: None,
             draining: false,
@@ -538,6 +544,7 @@ pub(super) mod tests {
             held: 0,
             waits: 0,
             refused: 0,
+            edits_refused: 0,
             overflows: 0,
             read_latency: Latency::default(),
             write_latency: Latency::default(),
@@ -651,6 +658,16 @@ pub(super) mod tests {
         view.see(Duration::from_secs(9), Look::Attached(vec![]), None);
         view.press(Key::Down);
         assert_eq!(view.board().main.title, "nothing is attached");
+    }
+
+    #[test]
+    fn what_a_target_cannot_open_is_in_the_headline() {
+        let missing =
+            NotServed { device: Address::new(0, 9), path: "/srv/9.img".into(), reason: "no such file".into() };
+        let Look::Target(mut status) = target(1, vec![export(1, 0)]) else { panic!("a target") };
+        status.not_served = vec![missing];
+        let headline = view([target(1, vec![]), Look::Target(status)]).board().headline;
+        assert!(headline.contains(", 1 not served  malformed 0"), "{headline}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use aoe_common::addr::{Address, parse_shelf, parse_slot};
-use aoe_common::target_status::{ExportStatus, Latency, NotServed, TargetStatus};
+use aoe_common::target_status::{EditorsStatus, ExportStatus, Latency, NotServed, TargetStatus};
 use aoe_common::text::{size, table};
 use aoe_common::wire::MacAddr;
 use clap::{ArgGroup, Args as ClapArgs, Subcommand};
@@ -494,6 +494,10 @@ fn details(export: &ExportStatus) -> String {
         [] => nobody.to_owned(),
         some => some.join(", "),
     };
+    let editors = |editors: &EditorsStatus| match editors {
+        EditorsStatus::Word(word) => word.clone(),
+        EditorsStatus::These(stations) => list(stations, "none"),
+    };
     let latency = |latency: &Latency| match latency.count() {
         0 => "-".to_owned(),
         count => {
@@ -515,6 +519,9 @@ fn details(export: &ExportStatus) -> String {
         ("mask list", list(&export.mask, "everybody")),
         ("reservation", list(&export.reservation, "nobody")),
         ("config string", format!("\"{}\"", export.config_string)),
+        ("mask edits by", editors(&export.edits.mask)),
+        ("reservation edits by", editors(&export.edits.reservation)),
+        ("config edits by", editors(&export.edits.config)),
         ("reads", format!("{} ({})", export.reads, size(export.read_bytes))),
         ("writes", format!("{} ({})", export.writes, size(export.write_bytes))),
         ("flushes", export.flushes.to_string()),
@@ -528,6 +535,7 @@ fn details(export: &ExportStatus) -> String {
         ("held writes", export.held.to_string()),
         ("waits", export.waits.to_string()),
         ("refused", export.refused.to_string()),
+        ("refused edits", export.edits_refused.to_string()),
         ("queue full", export.overflows.to_string()),
         ("under way", export.in_flight.to_string()),
     ];

@@ -708,7 +708,7 @@ mod tests {
             drop(disks);
             let direct = DiskFile::open(&DiskOptions { direct: true, ..options }).unwrap_err();
             assert!(direct.to_string().ends_with(
-                "direct I/O works in blocks of 4096 bytes here, but `--direct` needs 512; leave it out (buffered)"
+                "direct I/O works in blocks of 4096 bytes here, but `direct` needs 512; leave it out (buffered)"
             ));
         }
     }

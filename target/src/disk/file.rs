@@ -69,7 +69,7 @@ pub enum OpenProblem {
     #[error("permission denied; allow this user to read it (block devices: group `disk`)")]
     Unreadable,
     /// Readable, but not writable.
-    #[error("cannot be written by this user; make it writable or export it with `--read-only`")]
+    #[error("cannot be written by this user; make it writable or export it `read-only`")]
     NotWritable,
     /// The range asked for is not in the file.
     #[error("offset {offset} + length {length} sectors is outside of its {sectors} sectors; choose a range inside")]
@@ -82,16 +82,16 @@ pub enum OpenProblem {
         sectors: u64,
     },
     /// No O_DIRECT here.
-    #[error("its file system does not support direct I/O; leave out `--direct`")]
+    #[error("its file system does not support direct I/O; leave out `direct`")]
     DirectUnsupported,
     /// O_DIRECT in blocks larger than a sector.
-    #[error("direct I/O works in blocks of {0} bytes here, but `--direct` needs 512; leave it out (buffered)")]
+    #[error("direct I/O works in blocks of {0} bytes here, but `direct` needs 512; leave it out (buffered)")]
     DirectTooCoarse(u32),
     /// Somebody holds the lock.
-    #[error("another process (or another export) is using it; stop that, or export it `--read-only` in both")]
+    #[error("another process (or another export) is using it; stop that, or export it `read-only` in both")]
     Locked,
     /// The kernel itself holds the device.
-    #[error("the device is mounted or part of a volume, or another process holds it; free it or use `--read-only`")]
+    #[error("the device is mounted or part of a volume, or another process holds it; free it or export it `read-only`")]
     InUse,
     /// Anything else.
     #[error("{0}")]
@@ -627,7 +627,7 @@ mod tests {
             setfsuid(Uid::from_raw(65534));
             assert_eq!(
                 refusal(&options(readable.clone())),
-                "cannot be written by this user; make it writable or export it with `--read-only`"
+                "cannot be written by this user; make it writable or export it `read-only`"
             );
             assert!(DiskFile::open(&DiskOptions { read_only: true, ..options(readable) }).is_ok());
             let unreadable = "permission denied; allow this user to read it (block devices: group `disk`)";
@@ -642,7 +642,7 @@ mod tests {
         let scratch = Scratch::new();
         let writable = options(scratch.file("disk", 512));
         let read_only = DiskOptions { read_only: true, ..writable.clone() };
-        let locked = "another process (or another export) is using it; stop that, or export it `--read-only` in both";
+        let locked = "another process (or another export) is using it; stop that, or export it `read-only` in both";
         let writer = DiskFile::open(&writable).unwrap();
         assert_eq!(refusal(&writable), locked);
         assert_eq!(refusal(&read_only), locked);
@@ -682,6 +682,6 @@ mod tests {
         assert_eq!(decide(512, 512), Ok(false));
         assert_eq!(decide(4096, 512), Ok(true));
         assert!(decide(512, 4096).unwrap_err().contains("in blocks of 4096 bytes"));
-        assert_eq!(decide(0, 0).unwrap_err(), "its file system does not support direct I/O; leave out `--direct`");
+        assert_eq!(decide(0, 0).unwrap_err(), "its file system does not support direct I/O; leave out `direct`");
     }
 }
