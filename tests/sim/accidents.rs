@@ -7,6 +7,7 @@ use aoe_common::ata::CacheMemory;
 use aoe_common::time::Duration;
 use aoe_common::wire::MacAddr;
 use aoe_initiator::engine::{Device, DeviceConfig, QUARANTINE};
+use aoe_target::engine::changes::Adjustment;
 use aoe_target::engine::editors::EditPolicy;
 use aoe_target::engine::export::{ExportConfig, Hold, StoredState};
 use aoe_target::engine::operation::DiskId;
@@ -39,9 +40,10 @@ pub(super) enum Accident {
     Change,
     Reboot,
     Narrow,
+    ReadOnly,
 }
 
-const ALL: [Accident; 12] = [
+const ALL: [Accident; 13] = [
     Accident::Flap,
     Accident::Mtu,
     Accident::Partition,
@@ -54,6 +56,7 @@ const ALL: [Accident; 12] = [
     Accident::Change,
     Accident::Reboot,
     Accident::Narrow,
+    Accident::ReadOnly,
 ];
 
 const MILLIS: u64 = 1_000_000;
@@ -83,6 +86,7 @@ impl World {
             Accident::Change => accidents.change,
             Accident::Reboot => accidents.reboot,
             Accident::Narrow => accidents.narrow,
+            Accident::ReadOnly => accidents.read_only,
         }
     }
 
@@ -192,6 +196,7 @@ impl World {
                 self.stop_for_a_reboot(target);
             }
             Accident::Narrow => self.narrow(),
+            Accident::ReadOnly => self.take_no_writes(),
         }
         Ok(())
     }
@@ -378,8 +383,44 @@ impl World {
             let Some(Server::Ours(engine)) = &mut self.targets[target].server else { return };
             let id = engine.add_export(now, config, stored).expect("its place is free");
             assert_eq!(id, export, "what is remembered goes by the number");
+            self.targets[target].sealed.remove(&export);
         }
         self.drain_target(target);
+    }
+
+    /// An operator lets an export take no writes. It does again after a while.
+    fn take_no_writes(&mut self) {
+        let target = self.rng.usize(..self.targets.len());
+        let host = &self.targets[target];
+        let process = Process { target, generation: host.generation };
+        let export = DiskId(self.rng.usize(..host.exports.len()) as u32);
+        let after = self.rng.u64(MILLIS..=5_000 * MILLIS);
+        if self.adjust(target, export, true) {
+            self.tell(format!("export {} of target {target} takes no writes", export.0));
+            self.schedule(after, Event::Writable { process, export });
+            self.drain_target(target);
+        }
+    }
+
+    /// An export takes writes again, as soon as no other change of it is under way.
+    pub fn take_writes_again(&mut self, process: Process, export: DiskId) {
+        let Process { target, .. } = process;
+        self.targets[target].sealed.remove(&export);
+        if !self.adjust(target, export, false) {
+            return self.schedule(MILLIS, Event::Writable { process, export });
+        }
+        self.drain_target(target);
+    }
+
+    /// Changes whether an export takes writes. Tells whether that was begun.
+    fn adjust(&mut self, target: usize, export: DiskId, read_only: bool) -> bool {
+        let Some(Server::Ours(engine)) = &mut self.targets[target].server else { return false };
+        let ExportConfig { address, cache, buffers, allow, edits, read_only: is, .. } = &engine.export(export).config;
+        if *is == read_only || engine.disk_of(*address) != Some(export) {
+            return !read_only && *is == read_only;
+        }
+        let to = Adjustment { cache: *cache, read_only, buffers: *buffers, allow: allow.clone(), edits: edits.clone() };
+        engine.adjust(export, to).is_ok()
     }
 
     /// A target dies. What it had the disk do is done in part.
@@ -395,6 +436,7 @@ impl World {
         self.tell(format!("target {target} {how}"));
         let host = &mut self.targets[target];
         host.generation += 1;
+        host.sealed.clear();
         host.died_at = Some(self.now);
         for (disk, handle) in std::mem::take(&mut host.running) {
             self.disks[disk].abandon(handle, &mut self.rng);

@@ -73,6 +73,8 @@ pub struct Knobs {
     pub disks_fail: bool,
     /// Whether hosts of targets lose power, or did.
     pub loses_power: bool,
+    /// Whether exports take no writes at times, or did.
+    pub refuses_writes: bool,
     /// Accidents of each kind come this far apart on average; 0 is never.
     pub accidents: Accidents,
     /// Writes, trims and zeroings among the requests, in a hundred.
@@ -110,6 +112,8 @@ pub struct Accidents {
     pub change: u64,
     /// Something on the way takes smaller frames than all ends, for a while.
     pub narrow: u64,
+    /// An operator lets an export take no writes for a while.
+    pub read_only: u64,
 }
 
 const MICROS: u64 = 1_000;
@@ -144,6 +148,7 @@ impl Knobs {
             change: 0,
             reboot: 0,
             narrow: 0,
+            read_only: 0,
         };
         let disk_errors = if shared { pick(&[0, 0, 0, 0, 10]) as u32 } else { 0 };
         let modes = [CacheMode::Auto, CacheMode::Auto, CacheMode::Writeback, CacheMode::Writethrough];
@@ -174,6 +179,7 @@ impl Knobs {
             disk_errors,
             disks_fail: disk_errors > 0,
             loses_power: accidents.power > 0,
+            refuses_writes: false,
             accidents,
             writes: pick(&[20, 50, 80]) as u32,
             zeroes: pick(&[0, 0, 10]) as u32,
@@ -186,6 +192,8 @@ impl Knobs {
         let choices = [0, 0, 0, SECONDS, 5 * SECONDS];
         if self.arrangement != Arrangement::Forgetful {
             self.accidents.change = choices[rng.usize(..choices.len())];
+            self.accidents.read_only = choices[rng.usize(..choices.len())];
+            self.refuses_writes = self.accidents.read_only > 0;
         }
         // Where two hosts share a disk, one that boots does not know what the other has answered meanwhile.
         if matches!(self.arrangement, Arrangement::Single | Arrangement::Several) {

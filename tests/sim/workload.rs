@@ -115,8 +115,9 @@ impl World {
         let runs_once = !self.knobs.writes_apart();
         let serial = self.models[disk].write_submitted(self.now, 0, lba, sectors, runs_once);
         let unmap = self.rng.bool();
-        // A trim may be ignored.
-        let operation = match self.rng.bool() && self.knobs.arrangement != Arrangement::Forgetful {
+        // A trim may be ignored, and is where no writes are taken.
+        let is_trim = self.rng.bool() && self.knobs.arrangement != Arrangement::Forgetful;
+        let operation = match is_trim && !self.knobs.refuses_writes {
             true => Operation::Trim { lba, sectors, fua },
             false => Operation::Zero { lba, sectors, unmap, fua },
         };
@@ -191,7 +192,10 @@ impl World {
             IoError::Dead => self.knobs.dead_after > 0,
             IoError::Reserved => self.admin.is_some(),
             IoError::CacheLost => self.knobs.loses_power || self.knobs.disks_fail,
-            IoError::Unreadable | IoError::DeviceFault => self.knobs.disks_fail,
+            IoError::Unreadable => self.knobs.disks_fail,
+            // aoe.ko does not tell one from the other.
+            IoError::DeviceFault => self.knobs.disks_fail || self.knobs.refuses_writes,
+            IoError::Refused => self.knobs.refuses_writes,
             _ => false,
         }
     }

@@ -1,6 +1,6 @@
 //! One run: targets, initiators, network and disks under a virtual clock, and the checks.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -144,6 +144,7 @@ pub(super) enum Event {
     LetIn,
     BackAgain { process: Process, export: DiskId },
     Stopping { process: Process },
+    Writable { process: Process, export: DiskId },
 }
 
 /// A target from its start to its death.
@@ -179,6 +180,8 @@ pub(super) struct TargetHost {
     /// Operations with the disks.
     pub running: Vec<(usize, usize)>,
     pub died_at: Option<u64>,
+    /// Exports of which the operator was told that they take no writes any more.
+    pub sealed: BTreeSet<DiskId>,
 }
 
 pub(super) struct ClientHost {
@@ -270,6 +273,7 @@ impl World {
                     .collect(),
                 running: Vec::new(),
                 died_at: None,
+                sealed: BTreeSet::new(),
             })
             .collect();
         let clients = (0..knobs.initiators + knobs.kernels)
@@ -462,6 +466,7 @@ impl World {
             Event::DiskStep { process, disk, handle, half } => {
                 if self.is_running(process, disk, handle) {
                     self.check_fence(disk, handle)?;
+                    self.check_seal(process.target, disk, handle)?;
                     self.disks[disk].step(handle, half);
                 }
             }
@@ -525,6 +530,11 @@ impl World {
                 }
             }
             Event::Stopping { process } => self.go_on_stopping(process)?,
+            Event::Writable { process, export } => {
+                if self.targets[process.target].generation == process.generation {
+                    self.take_writes_again(process, export);
+                }
+            }
         }
         Ok(())
     }
@@ -616,6 +626,16 @@ impl World {
         Ok(())
     }
 
+    /// Of a change to read-only that was answered holds the same.
+    fn check_seal(&self, target: usize, disk: usize, handle: usize) -> Result<(), String> {
+        let host = &self.targets[target];
+        let is_sealed = |export: &DiskId| host.exports[export.0 as usize].1 == disk;
+        match host.sealed.iter().any(is_sealed) && self.disks[disk].writes(handle).is_some() {
+            true => Err(format!("a write runs at disk {disk} of target {target}, which takes none any more")),
+            false => Ok(()),
+        }
+    }
+
     pub fn set_port(&mut self, place: Place, up: bool) -> Result<(), String> {
         let mtu = self.network.mtu(place);
         let now = self.clock(place.host);
@@ -696,7 +716,8 @@ impl World {
             }
             self.send(Place { host: target, port: port.0 }, &frame);
         }
-        if let Some(Server::Ours(engine)) = &mut self.targets[target].server {
+        let TargetHost { server, sealed, .. } = &mut self.targets[target];
+        if let Some(Server::Ours(engine)) = server {
             let mut poisoned = false;
             let mut stores = Vec::new();
             while let Some(event) = engine.poll_event() {
@@ -704,6 +725,11 @@ impl World {
             }
             while let Some(persist) = engine.poll_persist() {
                 stores.push(persist);
+            }
+            while let Some((export, in_force)) = engine.poll_changed() {
+                if in_force && engine.export(export).config.read_only {
+                    sealed.insert(export);
+                }
             }
             for target::Persist { disk, state } in stores {
                 let after = self.rng.u64(1..=self.knobs.disk_max);
