@@ -11,12 +11,13 @@ use aoe_target::cli::{Args, Command};
 use aoe_target::config::{self, ConfigError, Files, Pattern};
 use aoe_target::settings::EXPORTS_MAX;
 use aoe_target::settings::Settings;
-use aoe_target::state;
+use aoe_target::{lives, state};
 
 /// Reads the input as each of them.
 pub fn run(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         settings(text);
+        lives(text);
         text.lines().for_each(address);
         configuration(text);
     }
@@ -28,6 +29,12 @@ fn settings(text: &str) {
     let Ok((image, settings)) = state::parse(text) else { return };
     let stored = state::emit(&image, &settings);
     assert_eq!(state::parse(&stored), Ok((image, settings)), "{stored}");
+}
+
+/// So are the lives of exports.
+fn lives(text: &str) {
+    let Ok(lives) = lives::parse(text) else { return };
+    assert_eq!(lives::parse(&lives::emit(&lives)), Ok(lives), "{text}");
 }
 
 /// A folder of many names that fit many patterns.

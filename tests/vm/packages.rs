@@ -101,11 +101,17 @@ fn vm_packages_mount_at_boot_and_leave_nothing() {
     server.run("systemctl restart aoe-target");
     writer.finish(Duration::from_secs(180));
 
-    // Its host boots again below one that has everything on the disk.
-    client.run("sync -f /srv/lines");
+    // Its host boots again below one that is written to: all that was answered is on its disk before, flushed or not, and no
+    // flush fails.
+    let writer = client.start("for n in $(seq 41 240); do echo $n >>/srv/lines; sync /srv/lines; sleep 0.1; done");
+    let unflushed = client.start(
+        "for n in $(seq 100); do dd if=/dev/urandom of=/srv/unflushed bs=64k count=4 oflag=direct conv=notrunc; done",
+    );
     let server = server.shut_down().boot(&lab);
-    client.run("echo 41 >>/srv/lines; sync /srv/lines");
-    assert_eq!(client.run("wc -l </srv/lines").trim(), "41");
+    writer.finish(Duration::from_secs(240));
+    unflushed.finish(Duration::from_secs(240));
+    client.run("sync -f /srv/lines");
+    assert_eq!(client.run("wc -l </srv/lines").trim(), "240");
     booted(&server, "aoe-target");
 
     // The client boots while nobody has the disk: it boots all the same, and mounts when the server is back.
@@ -116,7 +122,7 @@ fn vm_packages_mount_at_boot_and_leave_nothing() {
     server.run("systemctl start aoe-target");
     client.wait_until(BOOT, "findmnt /srv");
     assert_eq!(kept(&client), "second\n");
-    assert_eq!(client.run("wc -l </srv/lines").trim(), "41");
+    assert_eq!(client.run("wc -l </srv/lines").trim(), "240");
 
     // Removed, what runs has ended in order; purged, nothing is left.
     client.run("dpkg -r aoe-initiator");
