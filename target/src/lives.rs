@@ -14,7 +14,8 @@
 //! to one side: whatever is not noted, or cannot be read, begins a new life, and a flush may fail for nothing.
 //!
 //! * **Opened before it is served.** The note says "open" on stable storage before anything is answered. If that cannot be
-//!   written the file is removed, so that no old "closed" is left to be believed; if not even that is possible, nothing is served.
+//!   written the file is removed, so that no old "closed" is left to be believed; if not even that is possible, nothing is
+//!   served.
 //! * **Closed after the last sync**, when nothing can be answered any more. This may be lost with the power. A stop
 //!   that is cut short leaves the note open.
 //! * **Several processes** may share the directory. Each change is made under a lock of the directory, and who closes an
