@@ -15,10 +15,12 @@ use aoe_common::wire::{
     AtaFlags, AtaRepr, BROADCAST, Command, ConfigCommand, ConfigRepr, DirectiveCommand, DirectiveRepr, ErrorCode,
     EthernetRepr, Frame, HeaderRepr, MacAddr, MaskCommand, MaskRepr, ReserveCommand, ReserveRepr, VERSION,
 };
+use aoe_target::engine::changes::{Adjustment, OperatorEdit};
 use aoe_target::engine::durability::CacheMode;
 use aoe_target::engine::editors::EditPolicy;
 use aoe_target::engine::export::{EXPORT_REQUESTS_MAX, ExportConfig, StoredState};
 use aoe_target::engine::operation::{DiskCompletion, DiskError, DiskId, DiskOperation, DiskOperationKind};
+use aoe_target::engine::repeats::MEMORY;
 use aoe_target::engine::{EngineConfig, Target, Transmit};
 
 use super::Bytes;
@@ -59,6 +61,12 @@ struct Bench {
     shut_out: BTreeMap<(Address, [u8; 6]), u64>,
     /// Frames that came before.
     heard: VecDeque<Vec<u8>>,
+    /// Changes by the operator that were begun and have not ended.
+    changing: BTreeSet<DiskId>,
+    /// Exports that take no new requests, and how many they had.
+    closed: BTreeMap<DiskId, usize>,
+    /// Numbers of exports that are gone, and since when.
+    gone: BTreeMap<DiskId, (Address, Instant)>,
 }
 
 /// Plays one story, then lets everything end.
@@ -138,6 +146,9 @@ impl Bench {
             open: BTreeMap::new(),
             shut_out: BTreeMap::new(),
             heard: VecDeque::new(),
+            changing: BTreeSet::new(),
+            closed: BTreeMap::new(),
+            gone: BTreeMap::new(),
         };
         bench.target.add_export(bench.now, any_export(bytes, 0), StoredState::default()).expect("a free address");
         bench.set_port(PortId(0), Some(PortInfo { mac: MacAddr(2, 0, 0, 0, 0, 1), mtu: 1500 }));
@@ -157,10 +168,11 @@ impl Bench {
 
     fn step(&mut self, bytes: &mut Bytes<'_>) {
         match bytes.below(32) {
-            0..16 => {
+            0..15 => {
                 let frame = self.any_frame(bytes);
                 self.receive(bytes, frame);
             }
+            15 => self.operate(bytes),
             16 => {
                 let frame = bytes.chunk().to_vec();
                 self.receive(bytes, frame);
@@ -206,16 +218,100 @@ impl Bench {
                     let taken = self.target.exports().any(|export| export.config.address == config.address);
                     let mask = if stored.mask.len() > 180 { Vec::new() } else { stored.mask };
                     let stored = StoredState { mask, ..StoredState::default() };
+                    let address = config.address;
                     let added = self.target.add_export(self.now, config, stored);
-                    assert_eq!(added.ok(), (!taken).then_some(DiskId(count as u32)));
+                    assert_eq!(added.is_ok(), !taken);
+                    if let Ok(disk) = added {
+                        let before = self.gone.remove(&disk);
+                        let forgot = |(of, since)| of == address || self.now.since(since) >= MEMORY;
+                        assert!(before.is_none_or(forgot), "what is remembered goes by the number");
+                        assert!(self.gone.values().all(|(of, _)| *of != address), "its own number is free");
+                    }
                 }
             }
             31 => {
-                let disk = DiskId(bytes.below(self.target.exports().count()) as u32);
-                self.target.resize(disk, any_size(bytes));
+                if let Some(disk) = self.any_disk(bytes) {
+                    self.target.resize(disk, any_size(bytes));
+                }
             }
             _ => {}
         }
+    }
+
+    fn any_disk(&self, bytes: &mut Bytes<'_>) -> Option<DiskId> {
+        let disks: Vec<_> = self.target.disks().collect();
+        (!disks.is_empty()).then(|| bytes.pick(&disks))
+    }
+
+    /// The operator removes an export, or changes it while it serves.
+    fn operate(&mut self, bytes: &mut Bytes<'_>) {
+        let Some(disk) = self.any_disk(bytes) else { return };
+        let address = self.target.export(disk).config.address;
+        if self.target.disk_of(address) != Some(disk) {
+            // It is leaving; all the operator can do is wait.
+            if self.target.is_quiet(disk) {
+                self.finish_removal(disk);
+            }
+            return;
+        }
+        let begun = match bytes.below(8) {
+            0 => return self.target.remove_export(disk),
+            1 => return self.target.drain(self.now, disk, true),
+            2 => return self.target.drain(self.now, disk, false),
+            3..6 => {
+                let to = Adjustment {
+                    cache: bytes.pick(&[CacheMode::Auto, CacheMode::Writeback, CacheMode::Writethrough]),
+                    read_only: bytes.bool(),
+                    buffers: bytes.pick(&[16, 2, 1024]),
+                    allow: if bytes.rarely(2) { any_stations(bytes) } else { Vec::new() },
+                    edits: EditPolicy::default(),
+                };
+                self.target.adjust(disk, to)
+            }
+            _ => {
+                let edit = match bytes.below(5) {
+                    0 => OperatorEdit::ConfigString(bytes.chunk().to_vec()),
+                    1 => OperatorEdit::MaskSet(any_stations(bytes)),
+                    2 => OperatorEdit::MaskAdd(any_stations(bytes)),
+                    3 => OperatorEdit::MaskDelete(any_stations(bytes)),
+                    _ => OperatorEdit::Reservation(any_stations(bytes)),
+                };
+                self.target.edit_by_operator(disk, edit)
+            }
+        };
+        if begun.is_ok() {
+            assert!(self.changing.insert(disk), "one change of an export at a time");
+        }
+    }
+
+    fn finish_removal(&mut self, disk: DiskId) {
+        let address = self.target.export(disk).config.address;
+        self.target.finish_removal(self.now, disk);
+        self.gone.insert(disk, (address, self.now));
+    }
+
+    /// The operator is told how a change ended. One that is in force lets nobody write whom it shuts out.
+    fn check_changes(&mut self) {
+        while let Some((disk, in_force)) = self.target.poll_changed() {
+            assert!(self.changing.remove(&disk), "a change ends once");
+            let export = self.target.export(disk);
+            let held = || self.held.iter().filter(|held| in_force && held.disk == disk && extent(&held.kind).2);
+            assert!(!export.config.read_only || held().next().is_none(), "a read-only disk is written");
+            for station in held().filter_map(writer) {
+                assert!(export.access.serves(station), "the operator is told before a write ends that is shut out");
+            }
+        }
+    }
+
+    /// What was drained or removed takes nothing new.
+    fn check_closed(&mut self) {
+        let closed = self.target.disks().filter(|disk| !self.target.export(*disk).is_heard());
+        let closed: BTreeMap<_, _> = closed.map(|disk| (disk, self.target.under_way(disk))).collect();
+        for (disk, under_way) in &closed {
+            let before = self.closed.get(disk).unwrap_or(under_way);
+            assert!(under_way <= before, "an export that takes no requests took one");
+        }
+        self.closed = closed;
     }
 
     /// A request that is well-formed, or nearly.
@@ -420,6 +516,8 @@ impl Bench {
         assert!(out <= self.settings.buffers, "{out} buffers are out");
         assert!(out < self.settings.buffers || !self.target.has_room());
         assert!(self.target.in_flight() <= self.settings.buffers, "every request holds a buffer");
+        self.check_changes();
+        self.check_closed();
         self.check_ledgers();
     }
 
@@ -435,7 +533,9 @@ impl Bench {
             assert!(!overlap || !(writes || other_writes), "{operation:?} runs together with {other:?}");
         }
         if writes {
-            assert!(!export.config.read_only, "a read-only disk is written");
+            // What ran when it became read-only is let end, also in several parts.
+            let is_changing = self.changing.contains(&operation.disk);
+            assert!(!export.config.read_only || is_changing, "a read-only disk is written");
         }
         if let Some(station) = writer(operation) {
             assert!(export.access.serves(station), "a write of {station} starts, which is shut out");
@@ -533,6 +633,13 @@ impl Bench {
             self.sent(1);
         }
         assert!(self.held.is_empty() && self.storing.is_empty(), "the disks never come to rest");
+        assert!(self.changing.is_empty(), "a change never ends");
+        let served = |disk: &DiskId| self.target.disk_of(self.target.export(*disk).config.address) == Some(*disk);
+        let leaving: Vec<_> = self.target.disks().filter(|disk| !served(disk)).collect();
+        for disk in leaving {
+            assert!(self.target.is_quiet(disk), "an export is never gone");
+            self.finish_removal(disk);
+        }
         assert_eq!(self.target.in_flight(), 0, "requests were forgotten");
         assert!(self.target.has_room(), "buffers were lost");
         assert!(self.target.exports().all(|export| export.ordering.is_empty()), "sectors stay taken");
