@@ -34,12 +34,27 @@ fn put_between(server: &Guest<'_>, target: &str, options: &str) {
 }
 
 fn serve(server: &Guest<'_>, options: &str) {
-    server.start(&format!("exec aoe-target export {EXPORTS} {options} >/tmp/log 2>&1"));
+    server.start(&format!("exec aoe-target export {EXPORTS} --control /tmp/control.sock {options} >/tmp/log 2>&1"));
     server.wait_until(PATIENCE, "grep -q '^serving e0.3' /tmp/log");
 }
 
 fn stop(server: &Guest<'_>) {
     server.run("pkill -x aoe-target; while pgrep -x aoe-target; do sleep 0.1; done; cat /tmp/log");
+}
+
+/// What the operator is told of an export.
+fn tells(server: &Guest<'_>, export: &str, line: &str) {
+    server.run(&format!("aoe-target ctl --control /tmp/control.sock status {export} | grep -E '^{line}'"));
+}
+
+/// What was written and could not be flushed is gone though the error is cleared, and that stays told until the disk is
+/// attached anew.
+fn attach_anew(client: &Guest<'_>, number: u8) {
+    let complaint = client.fails(&format!("dd if=/tmp/data of=/dev/nbd{number} bs=64k count=4 seek=48M {HOW}"));
+    assert!(complaint.contains("fsync failed") && complaint.contains("Input/output error"), "{complaint}");
+    let told = client.fails(&format!("aoe-detach e0.{number}"));
+    assert!(told.contains("did not confirm that all is durable"), "{told}");
+    client.run(&format!("aoe-attach e0.{number} /dev/nbd{number}"));
 }
 
 /// The clients of failing disks cannot write, and they can read what they knew to be there.
@@ -75,7 +90,10 @@ fn vm_disk_errors_are_remembered_until_they_are_cleared() {
     refuses(&client, &sums);
     for export in ["e0.1", "e0.3"] {
         server.wait_until(PATIENCE, &format!("grep -q '{export}: acknowledged data may be lost' /tmp/log"));
+        tells(&server, export, "state +writes refused");
+        tells(&server, export, "data lost +.*Input/output error");
     }
+    tells(&server, "e0.2", "data lost +no$");
 
     // It is good again, which gives nothing back.
     put_between(&server, "linear", "");
@@ -92,19 +110,24 @@ fn vm_disk_errors_are_remembered_until_they_are_cleared() {
     server.run("[ $(grep -c 'before this start' /tmp/log) = 2 ]");
     refuses(&client, &sums);
 
+    // One is cleared while it is served.
+    tells(&server, "e0.1", "state +writes refused");
+    let said = server.run("aoe-target ctl --control /tmp/control.sock clear-error e0.1");
+    assert!(said.contains("e0.1: cleared; it takes writes again"), "{said}");
+    tells(&server, "e0.1", "state +read-write");
+    tells(&server, "e0.3", "state +writes refused");
+    attach_anew(&client, 1);
+    let first = write(&client, CLIENTS[0], 16, HOW);
+    assert_eq!(read(&client, CLIENTS[0], 16), first, "after ctl has cleared it");
+
+    // The other at a start.
     stop(&server);
     serve(&server, "--clear-error");
-    server.run("[ $(grep -c 'cleared: acknowledged data may have been lost' /tmp/log) = 2 ]");
-    // What was written and could not be flushed is gone all the same, and that stays told until the disk is attached anew.
-    for number in [1, 3] {
-        let complaint = client.fails(&format!("dd if=/tmp/data of=/dev/nbd{number} bs=64k count=4 seek=48M {HOW}"));
-        assert!(complaint.contains("fsync failed") && complaint.contains("Input/output error"), "{complaint}");
-        let told = client.fails(&format!("aoe-detach e0.{number}"));
-        assert!(told.contains("did not confirm that all is durable"), "{told}");
-        client.run(&format!("aoe-attach e0.{number} /dev/nbd{number}"));
-    }
+    server.run("[ $(grep -c 'cleared: acknowledged data may have been lost' /tmp/log) = 1 ]");
+    attach_anew(&client, 3);
     let after = CLIENTS.map(|disk| write(&client, disk, 48, HOW));
     assert_eq!(CLIENTS.map(|disk| read(&client, disk, 48)), after, "after it was cleared");
     assert_eq!(CLIENTS.map(|disk| read(&client, disk, 1)), sums, "still");
+    assert_eq!(read(&client, CLIENTS[0], 16), first, "still");
     client.run("for n in 1 2 3; do aoe-detach e0.$n; done");
 }
