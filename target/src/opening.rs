@@ -229,7 +229,7 @@ pub(crate) fn line(Served { config, disk, stored, hold, .. }: &Served) -> Line {
             );
         }
         format!(
-            "  {address} was served before: writes of aoe.ko wait {retagged} s for late attempts to be gone (see --no-hold or hold)"
+            "  {address} was served before: writes of aoe.ko wait {retagged} s for late attempts to end (see --no-hold or hold)"
         )
     });
     Line {
