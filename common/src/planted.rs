@@ -73,8 +73,6 @@ faults! {
     TakesOverAtOnce,
     /// Initiator: tags come round again after 256.
     TagsReused,
-    /// Initiator: a write that is too long for its path by now is cut anew at once.
-    CutAtOnce,
     /// Initiator: what is sent again has a new tag.
     NewTags,
     /// Initiator: parts behind the first begin one sector early.

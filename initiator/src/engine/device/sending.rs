@@ -64,8 +64,7 @@ impl Device {
             let too_long = work.payload_sectors(sectors) > u64::from(self.paths[path].sectors());
             let known = registered && self.paths[path].registered;
             let new_source = !known && self.ports.get(&self.paths[path].port).map(|info| info.mac) != source;
-            let waits = too_long && !planted(Fault::CutAtOnce) || new_source;
-            if work.writes() && waits && now < safe_from {
+            if work.writes() && (too_long || new_source) && now < safe_from {
                 self.held_until = Some(self.held_until.map_or(safe_from, |held| held.min(safe_from)));
                 at += 1;
                 continue;
