@@ -77,7 +77,7 @@ fn vm_packages_mount_at_boot_and_leave_nothing() {
 
     install(&client, "aoe-initiator");
     client.run("modprobe nbd; aoe-attach e0.1 /dev/nbd1");
-    client.run("mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/nbd1; aoe-detach e0.1");
+    client.run("mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/nbd1; udevadm settle; aoe-detach e0.1");
     guide.follow("Mount it at every boot", &places);
     client.run("readlink /dev/aoe/e0.1 | grep -x ../nbd1");
     client.run("echo first >/srv/kept");
