@@ -119,14 +119,13 @@ impl Lives {
         exports: &[Opened<'_>],
         mut new_number: impl FnMut() -> String,
     ) -> Vec<Lease> {
-        // In another boot those are of no use any more.
-        self.0.retain(|_, life| life.closed || life.boot == boot);
+        // Those that were open when their boot ended go on no more.
+        self.0.retain(|_, life| life.closed || life.boot == boot || planted(Fault::LossHidden));
         let leases = exports.iter().map(|export| {
             let Opened { address, is_written, is_direct, .. } = *export;
             let image = format!("{:016x}", fnv1a(export.image.as_os_str().as_encoded_bytes()));
             let noted = self.0.get(&address).filter(|known| known.image == image);
-            let goes_on =
-                noted.filter(|known| known.boot == boot || known.closed && !is_direct || planted(Fault::LossHidden));
+            let goes_on = noted.filter(|known| known.boot == boot || !is_direct);
             let life = goes_on.map_or_else(&mut new_number, |known| known.life.clone());
             if is_written {
                 let noted = Life { image, life: life.clone(), boot: boot.to_owned(), opened: now, closed: false };
