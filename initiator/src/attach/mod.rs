@@ -385,6 +385,7 @@ impl Attach<'_> {
 
     /// Finishes what is under way, and ends the data thread.
     async fn let_go(&mut self) -> Result<Ending> {
+        let mut was_asked = false;
         if let Some((index, mut line)) = self.kernel.take() {
             let write_back = spawn_blocking(move || kernel::write_back(index));
             match timeout(WRITE_BACK_PATIENCE, write_back).await {
@@ -394,13 +395,15 @@ impl Attach<'_> {
             }
             self.mailbox.leave(|mail| mail.leave = true);
             match timeout(END_PATIENCE, spawn_blocking(move || line.disconnect(index))).await {
-                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Ok(()))) => was_asked = true,
                 Ok(Ok(Err(error))) => tracing::warn!("/dev/nbd{index}: {error}"),
                 _ => tracing::warn!("/dev/nbd{index}: the kernel does not let go of it"),
             }
         }
         self.mailbox.leave(|mail| mail.leave = true);
-        ending(timeout(END_PATIENCE, &mut self.ended).await.context("the data thread is stuck")?)
+        let ending = ending(timeout(END_PATIENCE, &mut self.ended).await.context("the data thread is stuck")?)?;
+        // What somebody, such as udev, still read when the kernel was asked to let go has no answer. That is no loss.
+        Ok(Ending { cut_off: ending.cut_off && !was_asked, ..ending })
     }
 }
 
