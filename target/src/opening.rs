@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow};
 use aoe_common::addr::Address;
 use aoe_common::frame::SECTOR;
 use aoe_common::link::monotonic_now;
@@ -163,13 +163,18 @@ pub(crate) fn refuse_two_writers<'a>(exports: impl IntoIterator<Item = &'a Expor
         if let Ok(real) = path.canonicalize()
             && let Some(other) = writers.insert(real, *address)
         {
-            bail!(
-                "{}: is exported as {other} and as {address}, and both could write; export both `read-only`, or leave one out",
-                path.display()
-            );
+            return Err(two_writers(path, other, *address));
         }
     }
     Ok(())
+}
+
+/// Why a file is not exported once more.
+pub(crate) fn two_writers(path: &Path, other: Address, address: Address) -> Error {
+    let path = path.display();
+    anyhow!(
+        "{path}: is exported as {other} and as {address}, and both could write; export both `read-only`, or leave one out"
+    )
 }
 
 /// Forgets that data was lost, for good. Clients with unflushed writes learn that these may be gone, also when the loss could

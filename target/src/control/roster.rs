@@ -18,7 +18,7 @@ use crate::config::{self, Entry};
 use crate::disk::{DiskFile, FileIdentity};
 use crate::engine::changes::{Adjustment, OperatorEdit};
 use crate::engine::repeats::MEMORY;
-use crate::opening::{Before, Opener, cannot_find, cannot_open, line, open_disk};
+use crate::opening::{Before, Opener, cannot_find, cannot_open, line, open_disk, two_writers};
 use crate::settings::{Defaults, EXPORTS_MAX, ExportSettings, Settings};
 use crate::worker::{Change, Mail, Order, Removed, Reply, WorkerStatus};
 
@@ -534,10 +534,7 @@ impl Roster {
         };
         match members.iter().find(clashes) {
             None => Ok(found),
-            Some((other, _)) => bail!(
-                "{}: is exported as {other} and as {address}, and both could write; use --read-only or leave one out",
-                path.display()
-            ),
+            Some((other, _)) => Err(two_writers(path, *other, *address)),
         }
     }
 
